@@ -1,0 +1,86 @@
+"""The main job for pipelines: ``python -m countsdiff_sc impute [IN.h5ad] [-o OUT.h5ad]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata
+import scvi
+
+from countsdiff_sc import CountsDiffSC, datasets, evaluation, pl
+
+#: Fraction of the entries that is hidden to show whether the model helps on the data at hand.
+HIDDEN_FRACTION = 0.1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, show the error on hidden entries, impute, write; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _impute(arguments)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _impute(arguments: argparse.Namespace) -> None:
+    scvi.settings.seed = arguments.seed
+    if arguments.input is None:
+        adata, arguments.labels_key = datasets.pbmc68k_counts(), arguments.labels_key or "bulk_labels"
+        print("No input given: using the 700 PBMCs that come with scanpy.")
+    else:
+        adata = anndata.read_h5ad(arguments.input)
+    setup = {
+        "layer": arguments.layer,
+        "labels_key": arguments.labels_key,
+        "observed_mask_layer": arguments.mask_layer,
+    }
+
+    def fit(data: anndata.AnnData) -> CountsDiffSC:
+        CountsDiffSC.setup_anndata(data, **setup)
+        model = CountsDiffSC(data)
+        model.train(max_epochs=arguments.epochs)
+        return model
+
+    CountsDiffSC.setup_anndata(adata, **setup)  # before anything costs time
+    holdout = evaluation.hold_out(adata, fit, **setup, fraction=HIDDEN_FRACTION, seed=arguments.seed)
+    print(f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n")
+    print(holdout.table.round(4).to_string(), end="\n\n")
+    holdout.model.impute(
+        adata, layer=arguments.output_layer, estimate=arguments.estimate, n_samples=arguments.n_samples, seed=arguments.seed
+    )
+    adata.write_h5ad(arguments.output)
+    picture = arguments.output.with_suffix(".png")
+    pl.report(holdout).savefig(picture, dpi=120)
+    written = [name for name in adata.layers if name.startswith(arguments.output_layer)]
+    print(f"Wrote layers {written} to {arguments.output} and the picture {picture}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m countsdiff_sc", description="Impute single-cell counts.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    impute = commands.add_parser(
+        "impute",
+        help="train on an .h5ad file and write it with an imputed layer",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    impute.add_argument("input", nargs="?", type=Path, help="file with raw counts; without it, 700 bundled PBMCs")
+    impute.add_argument("-o", "--output", type=Path, default=Path("imputed.h5ad"), help="file to write")
+    impute.add_argument("--layer", help="layer with raw counts; X by default")
+    impute.add_argument("--labels-key", help="column of obs with cell types")
+    impute.add_argument("--mask-layer", help="boolean layer, True where a count was observed; without it, and without "
+                        "NaN, zeros are imputed")
+    impute.add_argument("--output-layer", default="imputed", help="layer to write")
+    impute.add_argument("--estimate", choices=["mean", "median", "sample"], default="mean", help="what to write")
+    impute.add_argument("--n-samples", type=int, default=1, help="number of layers of draws, for --estimate sample")
+    impute.add_argument("--epochs", type=int, help="passes over the cells; about 1,000 steps by default")
+    impute.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

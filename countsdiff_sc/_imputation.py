@@ -1,0 +1,238 @@
+"""Imputation of one block of cells, on tensors: which entries are missing, and what is put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.stats import nbinom
+from torch import Tensor
+
+from countsdiff_sc._module import CountsDiffModule
+from countsdiff_sc._validation import check_choice, check_number
+from countsdiff_sc.nn import Conditions
+from countsdiff_sc.process import sample_conditioned, sample_remasked
+
+_ESTIMATES = ("mean", "median", "sample")
+_CONDITIONINGS = ("observed", "remask")
+#: Transitions of the remasking sampler, which needs several to bring the observed entries in.
+_REMASK_STEPS = 20
+#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
+_N_DRAWS = 25
+#: Without a mask, zeros are predicted in this many random folds of genes, each from the genes of the others.
+N_FOLDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImputationRequest:
+    """What to put at missing entries; the arguments of :meth:`countsdiff_sc.CountsDiffSC.impute`, checked."""
+
+    estimate: str = "mean"
+    n_samples: int = 1
+    n_steps: int | None = None
+    guidance_scale: float = 1.0
+    attrition: object = None
+    conditioning: str = "observed"
+    quantiles: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        check_choice("estimate", self.estimate, _ESTIMATES)
+        check_choice("conditioning", self.conditioning, _CONDITIONINGS)
+        check_number("n_samples", self.n_samples, is_valid=self.n_samples >= 1, rule="at least 1")
+        check_number("guidance_scale", self.guidance_scale, is_valid=self.guidance_scale >= 0, rule="at least 0")
+        if self.n_steps is not None:
+            check_number("n_steps", self.n_steps, is_valid=self.n_steps >= 1, rule="at least 1")
+        for quantile in self.quantiles or ():
+            check_number("quantiles", quantile, is_valid=0.0 < quantile < 1.0, rule="strictly between 0 and 1")
+
+    @property
+    def transitions(self) -> int:
+        """Number of steps, with the default of the conditioning filled in."""
+        return self.n_steps or (_REMASK_STEPS if self.conditioning == "remask" else 1)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether one network pass gives the predictive law of every missing entry, so that nothing is drawn."""
+        return self.conditioning == "observed" and self.transitions == 1
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the result consists of counts."""
+        return self.quantiles is not None or self.estimate != "mean"
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of matrices that are returned."""
+        if self.quantiles is not None:
+            return len(self.quantiles)
+        return self.n_samples if self.estimate == "sample" else 1
+
+
+def impute_block(
+    module: CountsDiffModule,
+    x: Tensor,
+    observed_mask: Tensor,
+    conditions: Conditions,
+    request: ImputationRequest,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Fill the missing entries of a block of cells.
+
+    Parameters
+    ----------
+    module
+        Trained module in evaluation mode.
+    x
+        Counts (molecules), 0 where missing, shape ``(B, G)``.
+    observed_mask
+        True where ``x`` is kept as it is, shape ``(B, G)``.
+    conditions
+        Labels and covariates of the cells.
+    request
+        What to compute.
+    generator
+        Source of randomness on the device of ``x``.
+
+    Returns
+    -------
+    ``request.n_outputs`` tensors ``(B, G)`` with observed entries in place.
+    """
+    missing = ~observed_mask
+    if request.is_closed_form and (request.estimate != "sample" or request.quantiles is not None):
+        denoise = module.bind(observed_mask, conditions, request.guidance_scale)
+        mean, dispersion = denoise(x.masked_fill(missing, 0.0), torch.ones((), device=x.device))
+        if not request.is_integer:
+            return [torch.where(missing, mean, x)]
+        levels = request.quantiles or (0.5,)
+        return [_put(x, missing, _negative_binomial_quantile(q, mean[missing], dispersion[missing])) for q in levels]
+    draw = _sampler(module, x, observed_mask, conditions, request, generator)
+    if request.quantiles is None and request.estimate == "sample":
+        return [draw(False) for _ in range(request.n_samples)]
+    if not request.is_integer:
+        return [sum(draw(True) for _ in range(request.n_samples)) / request.n_samples]
+    n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
+    draws = torch.stack([draw(False)[missing] for _ in range(n_draws)])
+    levels = torch.tensor(request.quantiles or (0.5,), device=x.device)
+    return [_put(x, missing, values) for values in torch.quantile(draws, levels, dim=0, interpolation="lower")]
+
+
+def impute_zeros(
+    module: CountsDiffModule,
+    x: Tensor,
+    folds: Tensor,
+    conditions: Conditions,
+    request: ImputationRequest,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Fill the zeros of a block of cells, each gene fold predicted from the genes of all other folds.
+
+    Hiding all zeros at once would tell the network, by the choice of the mask, that everything it sees is expressed,
+    and inflate every prediction. A fold is hidden whole, zeros and non-zeros alike.
+
+    Parameters
+    ----------
+    folds
+        Fold of each gene, shape ``(G,)``.
+    module, x, conditions, request, generator
+        As in :func:`impute_block`.
+    """
+    outputs = [x] * request.n_outputs
+    zero = x == 0
+    for fold in range(int(folds.max()) + 1):
+        hidden = (folds == fold).expand_as(x)
+        filled = impute_block(module, x, ~hidden, conditions, request, generator)
+        outputs = [torch.where(hidden & zero, new, old) for new, old in zip(filled, outputs, strict=True)]
+    return outputs
+
+
+def impute_cells(
+    module: CountsDiffModule,
+    minibatches: Iterable[dict[str, Tensor]],
+    masks: Iterator[np.ndarray] | None,
+    request: ImputationRequest,
+    *,
+    zeros_are_missing: bool,
+    seed: int,
+) -> tuple[list[list], int]:
+    """Impute minibatch by minibatch.
+
+    Parameters
+    ----------
+    module
+        Trained module in evaluation mode.
+    minibatches
+        Registered tensors of consecutive blocks of cells.
+    masks
+        Observed mask of each block, ``(B, G)``; None where the registered data say what is missing.
+    request
+        What to compute.
+    zeros_are_missing
+        Predict the zeros, by gene folds, instead of the entries outside the mask.
+    seed
+        Block ``k`` draws from a generator seeded by ``(seed, k)``.
+
+    Returns
+    -------
+    For each output its blocks, dense float32 for means and CSR int32 for counts, and the number of cells in which
+    nothing was observed.
+    """
+    device, n_empty = module.device, 0
+    folds = None
+    outputs: list[list] = [[] for _ in range(request.n_outputs)]
+    for block, tensors in enumerate(minibatches):
+        tensors = {key: value.to(device) for key, value in tensors.items()}
+        generator = torch.Generator(device)
+        generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
+        mask = None if masks is None else torch.as_tensor(next(masks), device=device)
+        x, observed = module.counts_and_known(tensors, mask)
+        conditions = module.conditions(tensors)
+        if zeros_are_missing:
+            if folds is None:
+                folds = torch.as_tensor(gene_folds(x.shape[1], seed), device=device)
+            results = impute_zeros(module, x, folds, conditions, request, generator)
+        else:
+            n_empty += int((~observed.any(dim=1)).sum())
+            results = impute_block(module, x, observed, conditions, request, generator)
+        for blocks, values in zip(outputs, results, strict=True):
+            values = values.cpu().numpy()
+            blocks.append(sparse.csr_matrix(values.astype(np.int32)) if request.is_integer else values)
+    return outputs, n_empty
+
+
+def gene_folds(n_genes: int, seed: int) -> np.ndarray:
+    """Random fold of each gene, of equal sizes; shape ``(n_genes,)``."""
+    return np.random.default_rng(seed).permutation(np.arange(n_genes) % min(N_FOLDS, max(n_genes, 1)))
+
+
+def _sampler(module, x, observed_mask, conditions, request, generator) -> Callable[[bool], Tensor]:
+    remask = request.conditioning == "remask"
+    visible = torch.zeros_like(observed_mask) if remask else observed_mask
+    denoise = module.bind(visible, conditions, request.guidance_scale)
+    sample = sample_remasked if remask else sample_conditioned
+
+    def draw(final_mean: bool) -> Tensor:
+        return sample(
+            denoise,
+            x,
+            ~observed_mask,
+            module.schedule,
+            n_steps=request.transitions,
+            attrition=request.attrition,
+            final_mean=final_mean,
+            generator=generator,
+        )
+
+    return draw
+
+
+def _put(x: Tensor, missing: Tensor, values: Tensor) -> Tensor:
+    return x.masked_scatter(missing, values)
+
+
+def _negative_binomial_quantile(level: float, mean: Tensor, dispersion: Tensor) -> Tensor:
+    size, expected = dispersion.double().cpu().numpy(), mean.double().cpu().numpy()
+    return torch.as_tensor(nbinom.ppf(level, size, size / (size + expected)), dtype=mean.dtype, device=mean.device)
+

@@ -1,0 +1,221 @@
+"""The trainable part: a denoiser, its moving average, and the loss of one minibatch."""
+
+from __future__ import annotations
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from countsdiff_sc._constants import OBSERVED_MASK_KEY
+from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
+from countsdiff_sc.process import (
+    bregman_loss,
+    geometric_guidance,
+    get_loss_weighting,
+    get_schedule,
+    negative_binomial_nll,
+    thin,
+)
+from countsdiff_sc.process._samplers import Denoise
+
+_BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
+
+
+class CountsDiffModule(BaseModuleClass):
+    """Count diffusion over ``G`` genes with random observed sets.
+
+    Parameters
+    ----------
+    count_keys
+        Registry keys of the ``D`` count matrices; their columns are concatenated into ``G`` genes.
+    modality_sizes
+        Number of columns of each.
+    categorical_keys
+        For each categorical condition its registry key and column in that field.
+    n_categories
+        Number of categories of each.
+    n_continuous
+        Number of continuous covariates.
+    denoiser
+        ``"gene_set_transformer"``, ``"full_attention"`` or a backbone module (see :class:`~countsdiff_sc.nn.CountDenoiser`).
+    schedule, loss_weighting
+        See :func:`~countsdiff_sc.process.get_schedule` and :func:`~countsdiff_sc.process.get_loss_weighting`.
+    p_uncond
+        Probability with which each condition of a cell is hidden in training.
+    one_pass_fraction
+        Fraction of training cells whose time is exactly 1, where the one-pass estimates are read off. They have
+        weight 1 under every weighting.
+    ema_decay
+        Decay of the moving average of the weights, per optimiser step.
+    **denoiser_kwargs
+        Passed to the backbone named by ``denoiser``.
+    """
+
+    #: How often a cell's whole modality is hidden in training, where there are several.
+    MISSING_MODALITY_FRACTION = 0.2
+
+    def __init__(
+        self,
+        *,
+        count_keys: tuple[str, ...],
+        modality_sizes: tuple[int, ...],
+        categorical_keys: tuple[tuple[str, int], ...] = (),
+        n_categories: tuple[int, ...] = (),
+        n_continuous: int = 0,
+        denoiser: str | nn.Module = "gene_set_transformer",
+        schedule="cosine",
+        loss_weighting="uniform",
+        p_uncond: float = 0.2,
+        one_pass_fraction: float = 0.3,
+        ema_decay: float = 0.995,
+        **denoiser_kwargs,
+    ):
+        super().__init__()
+        self.count_keys = count_keys
+        self.categorical_keys = categorical_keys
+        self.n_categories = n_categories
+        self.n_continuous = n_continuous
+        self.schedule = get_schedule(schedule)
+        self.loss_weighting = get_loss_weighting(loss_weighting)
+        self.p_uncond = p_uncond
+        self.one_pass_fraction = one_pass_fraction
+        if not isinstance(denoiser, nn.Module):
+            denoiser = _named_backbone(denoiser)(sum(modality_sizes), **denoiser_kwargs)
+        self.net = CountDenoiser(denoiser, modality_sizes, n_categories, n_continuous)
+        self.ema = AveragedModel(self.net, multi_avg_fn=_warm_ema(ema_decay)).requires_grad_(False)
+
+    # ------------------------------------------------------------------ data
+
+    def counts_and_known(
+        self, tensors: dict[str, Tensor], observed_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Counts ``(B, G)`` with 0 where nothing is known, and where they are known (bool).
+
+        An ``observed_mask`` ``(B, G)`` takes the place of the registered masks; NaN is never known.
+        """
+        x = torch.cat([tensors[key] for key in self.count_keys], dim=1)
+        if observed_mask is None:
+            masks = [tensors.get(observed_mask_key(key)) for key in self.count_keys]
+            masks = [torch.ones_like(tensors[k]) if m is None else m for k, m in zip(self.count_keys, masks, strict=True)]
+            observed_mask = torch.cat(masks, dim=1) > 0
+        known = observed_mask & ~torch.isnan(x)
+        return torch.where(known, x, 0.0), known
+
+    def conditions(self, tensors: dict[str, Tensor]) -> Conditions:
+        """Labels, batches and covariates of the cells of a minibatch."""
+        n_cells, device = len(tensors[self.count_keys[0]]), tensors[self.count_keys[0]].device
+        codes = [tensors[key][:, column].long() for key, column in self.categorical_keys]
+        # A label that is not known has the code after the last.
+        codes = [code.masked_fill(code >= n, -1) for code, n in zip(codes, self.n_categories, strict=True)]
+        categories = torch.stack(codes, dim=1) if codes else torch.empty(n_cells, 0, dtype=torch.long, device=device)
+        if self.n_continuous:
+            return Conditions(categories, tensors[REGISTRY_KEYS.CONT_COVS_KEY])
+        return Conditions(categories, torch.empty(n_cells, 0, device=device))
+
+    # ------------------------------------------------------------------ training
+
+    @auto_move_data
+    def forward(self, tensors: dict[str, Tensor], *, generator: torch.Generator | None = None) -> LossOutput:
+        """Loss of one minibatch, with the trained weights in training mode and their moving average otherwise."""
+        x_0, known = self.counts_and_known(tensors)
+        n_cells = len(x_0)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=x_0.device)
+
+        t = uniform(n_cells, 1)
+        one_pass = uniform(n_cells, 1) < self.one_pass_fraction
+        t = t.masked_fill(one_pass, 1.0)
+        # The observed fraction is itself uniform, so every conditional met at imputation, and generation, is trained.
+        observed = known & (uniform(*x_0.shape) < uniform(n_cells, 1))
+        if len(self.count_keys) > 1:
+            kept = uniform(n_cells, len(self.count_keys)) >= self.MISSING_MODALITY_FRACTION
+            observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
+        target = known & ~observed
+        p_t = self.schedule.survival_prob(t)
+        survival_prob = torch.where(observed, 1.0, torch.where(known, p_t, 0.0))
+        x_t = torch.where(observed, x_0, thin(x_0, p_t, generator=generator))
+        conditions = self.conditions(tensors)
+        if self.training:
+            n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
+            conditions = conditions.dropped(uniform(n_cells, n_conditions) < self.p_uncond)
+
+        expected_births, dispersion = self.denoiser(x_t, survival_prob, t.squeeze(1), conditions)
+        n_deaths = x_0 - x_t
+        weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) * target
+        n_target = target.sum().clamp(min=1)
+        mean_loss = (weight * bregman_loss(n_deaths, expected_births)).sum() / n_target
+        dispersion_nll = negative_binomial_nll(n_deaths, expected_births.detach(), dispersion)
+        dispersion_loss = (target * dispersion_nll).sum() / n_target
+        return LossOutput(
+            loss=mean_loss + dispersion_loss,
+            n_obs_minibatch=n_cells,
+            extra_metrics={"mean_loss": mean_loss.detach(), "dispersion_loss": dispersion_loss.detach()},
+        )
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The weights in use: those being trained, or their moving average once in evaluation mode."""
+        return self.net if self.training else self.ema.module
+
+    def set_reference(
+        self, mean_profile: Tensor, depth_concentration: Tensor, location: Tensor, scale: Tensor
+    ) -> None:
+        """Set what the data fix before training: mean profile ``(G,)``, spread of depths ``(D,)``, covariates' scale."""
+        for denoiser in (self.net, self.ema.module):
+            denoiser.mean_profile.copy_(mean_profile)
+            denoiser.depth_concentration.copy_(depth_concentration)
+            denoiser.continuous_location.copy_(location)
+            denoiser.continuous_scale.copy_(scale)
+
+    # ------------------------------------------------------------------ inference
+
+    def bind(self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float = 1.0) -> Denoise:
+        """Close the denoiser over what is known about the cells, in the form the samplers call.
+
+        Parameters
+        ----------
+        observed_mask
+            True where the full count is visible at all times, shape ``(B, G)``; all False for an unconditional run.
+        conditions
+            Labels and covariates.
+        guidance_scale
+            See :func:`~countsdiff_sc.process.geometric_guidance`; 1 costs one network pass per call, others two.
+        """
+        n_cells = len(observed_mask)
+
+        def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            survival_prob = torch.where(observed_mask, 1.0, self.schedule.survival_prob(t))
+            times = t.expand(n_cells)
+            expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
+            if guidance_scale != 1.0:
+                unguided, _ = self.denoiser(x_t, survival_prob, times, conditions.unknown())
+                expected_births = geometric_guidance(expected_births, unguided, guidance_scale)
+            return expected_births, dispersion
+
+        return denoise
+
+
+def observed_mask_key(count_key: str) -> str:
+    """Registry key of the mask that belongs to a registered count matrix."""
+    return f"{count_key}_{OBSERVED_MASK_KEY}"
+
+
+def _named_backbone(name: str) -> type[nn.Module]:
+    if name in _BACKBONES:
+        return _BACKBONES[name]
+    msg = f"denoiser={name!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
+    raise ValueError(msg)
+
+
+def _warm_ema(decay: float):
+    """Moving average whose decay grows from 0.1 as ``(1 + n) / (10 + n)``, so that it forgets the first steps."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
+
+    return update

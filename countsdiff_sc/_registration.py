@@ -1,0 +1,227 @@
+"""Between an AnnData or MuData and the tensors a module sees: fields, count matrices, conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager, fields
+
+from countsdiff_sc import _validation
+from countsdiff_sc._constants import UNKNOWN_LABEL
+from countsdiff_sc._counts import CountMatrix, dense
+from countsdiff_sc._module import observed_mask_key
+
+
+@dataclass(frozen=True)
+class ObsKeys:
+    """Columns of ``obs`` that condition the model."""
+
+    batch_key: str | None = None
+    labels_key: str | None = None
+    categorical_covariate_keys: Sequence[str] | None = None
+    continuous_covariate_keys: Sequence[str] | None = None
+
+    def check(self, data: AnnData | MuData) -> None:
+        """Raise ``KeyError`` for columns that do not exist, ``ValueError`` for categories or values that are missing."""
+        where = "mdata.obs" if isinstance(data, MuData) else "adata.obs"
+        for argument, keys in vars(self).items():
+            keys = [keys] if isinstance(keys, str) else keys or []
+            for key in keys:
+                _validation.check_key(key, data.obs.columns, where=where, argument=argument)
+                if argument == "continuous_covariate_keys":
+                    _validation.check_finite(data.obs[key], key=key)
+                else:
+                    _validation.check_no_missing_category(data.obs[key], key=key)
+
+    def fields(self, *, mudata: bool) -> list:
+        """scvi-tools fields of the columns."""
+        kind = "MuData" if mudata else ""
+        categorical = getattr(fields, f"{kind}CategoricalObsField")
+        result = [categorical(REGISTRY_KEYS.BATCH_KEY, self.batch_key)]
+        if self.labels_key is None:
+            result.append(categorical(REGISTRY_KEYS.LABELS_KEY, None))
+        else:
+            with_unknown = getattr(fields, f"{kind}LabelsWithUnlabeledObsField")
+            result.append(with_unknown(REGISTRY_KEYS.LABELS_KEY, self.labels_key, UNKNOWN_LABEL))
+        joint_categorical = getattr(fields, f"{kind}CategoricalJointObsField")
+        joint_numerical = getattr(fields, f"{kind}NumericalJointObsField")
+        result.append(joint_categorical(REGISTRY_KEYS.CAT_COVS_KEY, self.categorical_covariate_keys))
+        result.append(joint_numerical(REGISTRY_KEYS.CONT_COVS_KEY, self.continuous_covariate_keys))
+        return result
+
+
+def count_key(index: int) -> str:
+    """Registry key of the ``index``-th count matrix: the first is scvi-tools' own ``X``."""
+    return REGISTRY_KEYS.X_KEY if index == 0 else f"{REGISTRY_KEYS.X_KEY}_{index}"
+
+
+def count_matrices(data: AnnData | MuData, setup_args: Mapping) -> list[CountMatrix]:
+    """Where the counts of a set-up object live, in registration order.
+
+    Parameters
+    ----------
+    data
+        The AnnData or MuData.
+    setup_args
+        Arguments of ``setup_anndata`` or ``setup_mudata`` as scvi-tools' registry stores them.
+    """
+    layer, mask_layer = setup_args["layer"], setup_args["observed_mask_layer"]
+    if isinstance(data, AnnData):
+        return [CountMatrix(data, layer, mask_layer, count_key(0))]
+    return [
+        CountMatrix(data.mod[name], _of_modality(layer, name), _of_modality(mask_layer, name), count_key(i), name)
+        for i, name in enumerate(setup_args["modalities"] or list(data.mod))
+    ]
+
+
+def count_keys(registry: Mapping) -> tuple[str, ...]:
+    """Registry keys of all registered count matrices, in order."""
+    found = set(registry["field_registries"])
+    return tuple(count_key(index) for index in range(len(found)) if count_key(index) in found)
+
+
+def matrix_fields(matrix: CountMatrix) -> list:
+    """scvi-tools fields of a count matrix and its mask; the counts are checked by us, in full."""
+    if matrix.modality is None:
+        layer_field, extra = fields.LayerField, {}
+    else:
+        layer_field, extra = fields.MuDataLayerField, {"mod_key": matrix.modality, "mod_required": True}
+    result = [layer_field(matrix.registry_key, matrix.layer, is_count_data=False, **extra)]
+    if matrix.mask_layer is not None:
+        mask_key = observed_mask_key(matrix.registry_key)
+        result.append(layer_field(mask_key, matrix.mask_layer, is_count_data=False, **extra))
+    return result
+
+
+def check_matrix(matrix: CountMatrix) -> bool:
+    """Check names, counts and mask of a count matrix; return whether it marks entries as missing."""
+    adata = matrix.adata
+    where = "adata" if matrix.modality is None else f"mdata.mod[{matrix.modality!r}]"
+    _validation.check_not_empty(adata.n_obs, adata.n_vars, where=where)
+    if matrix.layer is not None:
+        _validation.check_key(matrix.layer, adata.layers, where=f"{where}.layers", argument="layer")
+    elif adata.X is None:
+        _validation.check_key("X", adata.layers, where=f"{where}, whose X is empty", argument="layer")
+    _validation.check_mask_layer(matrix)
+    has_nan = _validation.check_counts(matrix)
+    return has_nan or matrix.mask_layer is not None
+
+
+def registered_names(registry: Mapping, key: str) -> np.ndarray:
+    """Gene names of a registered count matrix."""
+    return np.asarray(registry["field_registries"][key]["state_registry"]["column_names"])
+
+
+def check_query(data: AnnData | MuData, registry: Mapping) -> list[CountMatrix]:
+    """Check that ``data`` can be given to a model trained on the object that ``registry`` describes."""
+    setup_args = registry["setup_args"]
+    matrices = count_matrices(data, setup_args)
+    for matrix in matrices:
+        where = "adata" if matrix.modality is None else f"mdata.mod[{matrix.modality!r}]"
+        check_matrix(matrix)
+        _validation.check_var_names(matrix.adata.var_names, registered_names(registry, matrix.registry_key), where=where)
+    fields_ = registry["field_registries"]
+    for argument, registry_key in (("batch_key", REGISTRY_KEYS.BATCH_KEY), ("labels_key", REGISTRY_KEYS.LABELS_KEY)):
+        key = setup_args[argument]
+        if key is None or (argument == "labels_key" and key not in data.obs):
+            continue  # labels are never needed: a cell without one is of unknown label
+        _validation.check_key(key, data.obs.columns, where="adata.obs", argument=argument)
+        known = fields_[registry_key]["state_registry"]["categorical_mapping"]
+        _validation.check_categories(data.obs[key], known, key=key)
+    covariates = fields_[REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"].get("mappings", {})
+    for key, known in covariates.items():
+        _validation.check_key(key, data.obs.columns, where="adata.obs", argument="categorical_covariate_keys")
+        _validation.check_categories(data.obs[key], known, key=key)
+    for key in setup_args["continuous_covariate_keys"] or ():
+        _validation.check_key(key, data.obs.columns, where="adata.obs", argument="continuous_covariate_keys")
+        _validation.check_finite(data.obs[key], key=key)
+    return matrices
+
+
+def add_unknown_labels(data: AnnData | MuData, registry: Mapping) -> None:
+    """Label every cell ``"unknown"`` where the model was trained with labels and ``data`` has none."""
+    key = registry["setup_args"]["labels_key"]
+    if key is not None and key not in data.obs:
+        data.obs[key] = pd.Categorical([UNKNOWN_LABEL] * data.n_obs)
+
+
+def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
+    """The user's observed mask of all count matrices side by side: boolean, cells x genes, dense or CSR.
+
+    Parameters
+    ----------
+    matrices
+        Registered count matrices.
+    observed_mask
+        An array, a sparse matrix, the name of a layer, or for MuData a mapping from modality to one of these; a
+        modality that the mapping leaves out is observed.
+    """
+    masks = []
+    for matrix in matrices:
+        mask, argument = observed_mask, "observed_mask"
+        if matrix.modality is not None and not isinstance(observed_mask, str):
+            if not isinstance(observed_mask, Mapping):
+                msg = (
+                    f"observed_mask is a {type(observed_mask).__name__}. For MuData it must be the name of a layer or a "
+                    "mapping from modality to mask. Pass observed_mask={'rna': mask}."
+                )
+                raise TypeError(msg)
+            mask, argument = observed_mask.get(matrix.modality), f"observed_mask[{matrix.modality!r}]"
+        if mask is None:
+            mask = np.ones(matrix.adata.shape, dtype=bool)
+        elif isinstance(mask, str):
+            _validation.check_key(mask, matrix.adata.layers, where="the layers", argument=argument)
+            mask = matrix.adata.layers[mask]
+        masks.append(_validation.check_observed_mask(mask, matrix.adata.shape, argument=argument))
+    if len(masks) == 1:
+        return masks[0]
+    if all(sparse.issparse(mask) for mask in masks):
+        return sparse.hstack(masks, format="csr")
+    return np.hstack([dense(mask) for mask in masks])
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """Which registered fields condition the module.
+
+    Parameters
+    ----------
+    categorical_keys
+        Registry key and column of each categorical condition.
+    n_categories
+        Number of categories of each.
+    n_continuous
+        Number of continuous covariates.
+    """
+
+    categorical_keys: tuple[tuple[str, int], ...]
+    n_categories: tuple[int, ...]
+    n_continuous: int
+
+    @classmethod
+    def from_registry(cls, registry: Mapping) -> ConditionSpec:
+        """Read it off scvi-tools' registry; a field with one category conditions nothing."""
+        stats = AnnDataManager._get_summary_stats_from_registry(registry)
+        # The last label is "unknown", which the module embeds as such.
+        n_labels = stats.n_labels - (registry["setup_args"]["labels_key"] is not None)
+        keys, sizes = [], []
+        for key, n in ((REGISTRY_KEYS.BATCH_KEY, stats.n_batch), (REGISTRY_KEYS.LABELS_KEY, n_labels)):
+            if n > 1:
+                keys.append((key, 0))
+                sizes.append(int(n))
+        covariates = registry["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
+        for column, n in enumerate(covariates.get("n_cats_per_key", ())):
+            keys.append((REGISTRY_KEYS.CAT_COVS_KEY, column))
+            sizes.append(int(n))
+        return cls(tuple(keys), tuple(sizes), int(stats.get("n_extra_continuous_covs", 0)))
+
+
+def _of_modality(value: str | Mapping[str, str | None] | None, name: str) -> str | None:
+    return value.get(name) if isinstance(value, Mapping) else value

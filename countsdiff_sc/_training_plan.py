@@ -1,0 +1,85 @@
+"""One optimiser, one loss, a moving average of the weights, and the best of it kept."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+
+from countsdiff_sc._module import CountsDiffModule
+
+
+class CountsDiffTrainingPlan(pl.LightningModule):
+    """How :class:`CountsDiffModule` is trained.
+
+    The moving average with the lowest validation loss is what training leaves behind, so that a run that goes on too
+    long costs time but not accuracy.
+
+    Parameters
+    ----------
+    module
+        What is trained.
+    lr
+        Peak learning rate of a one-cycle schedule (Smith & Topin 2018).
+    weight_decay
+        AdamW's decay of matrices; biases are not decayed.
+    warmup_fraction
+        Fraction of the steps in which the learning rate rises.
+    """
+
+    def __init__(
+        self,
+        module: CountsDiffModule,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_fraction: float = 0.1,
+    ):
+        super().__init__()
+        self.module = module
+        self.lr, self.weight_decay, self.warmup_fraction = lr, weight_decay, warmup_fraction
+        self.n_obs_training = self.n_obs_validation = None  # set by scvi's TrainRunner
+        self._last_step = 0
+        self._best_loss = float("inf")
+        self._best_weights: dict[str, torch.Tensor] | None = None
+
+    def training_step(self, batch, batch_idx):
+        output = self.module(batch)
+        self.log("train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        return output.loss
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        # After the optimiser, and only where it moved: gradient accumulation has batches without a step.
+        if self.trainer.global_step != self._last_step:
+            self._last_step = self.trainer.global_step
+            self.module.ema.update_parameters(self.module.net)
+
+    def validation_step(self, batch, batch_idx):
+        device = batch[self.module.count_keys[0]].device
+        # The same times, masks and deaths at every epoch: only the weights change the validation loss.
+        output = self.module(batch, generator=torch.Generator(device).manual_seed(batch_idx))
+        self.log("validation_loss", output.loss, on_epoch=True, batch_size=output.n_obs_minibatch, sync_dist=True)
+
+    def on_validation_epoch_end(self):
+        loss = float(self.trainer.callback_metrics["validation_loss"])
+        if not self.trainer.sanity_checking and loss < self._best_loss:
+            self._best_loss = loss
+            self._best_weights = {k: v.clone() for k, v in self.module.ema.state_dict().items()}
+
+    def on_train_end(self):
+        if self._best_weights is not None:
+            self.module.ema.load_state_dict(self._best_weights)
+
+    def configure_optimizers(self):
+        parameters = [p for p in self.module.net.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.device.type in {"cpu", "cuda"})
+        n_steps = self.trainer.estimated_stepping_batches
+        if n_steps == float("inf"):
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=int(n_steps) + 1, pct_start=self.warmup_fraction
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

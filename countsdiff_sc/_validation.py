@@ -1,0 +1,283 @@
+"""Every check of what a user hands in, and every text they read when it is wrong.
+
+A message has three clauses: what is wrong, with its value and place; the rule; what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from countsdiff_sc._constants import MAX_COUNT
+from countsdiff_sc._counts import CountMatrix, dense, row_blocks, stored_values
+
+
+def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
+    """Raise ``KeyError`` with the nearest names unless ``key`` is one of ``available``."""
+    names = [str(name) for name in available]
+    if key in names:
+        return
+    nearest = difflib.get_close_matches(str(key), names, n=3, cutoff=0.3) or names[:5]
+    msg = (
+        f"{argument}={key!r} is not in {where}. It must name an existing entry"
+        f"{f' (nearest: {nearest})' if nearest else ', and there are none'}. Correct the name, or add the entry first."
+    )
+    raise KeyError(msg)
+
+
+def check_not_empty(n_obs: int, n_vars: int, *, where: str) -> None:
+    """Raise ``ValueError`` for an object without cells or without genes."""
+    if n_obs and n_vars:
+        return
+    msg = (
+        f"{where} has {n_obs} cells and {n_vars} genes. CountsDiffSC needs at least one of each. "
+        "Check the filtering that came before."
+    )
+    raise ValueError(msg)
+
+
+def check_type(data: object) -> None:
+    """Raise ``TypeError`` unless ``data`` is an AnnData or a MuData."""
+    if not isinstance(data, (AnnData, MuData)):
+        msg = (
+            f"The data are a {type(data).__name__}. CountsDiffSC takes an AnnData or a MuData. "
+            "Wrap a matrix with anndata.AnnData(X)."
+        )
+        raise TypeError(msg)
+
+
+def check_anndata(data: object, *, method: str) -> None:
+    """Raise ``TypeError`` unless ``data`` is an AnnData, for methods that take nothing else."""
+    if not isinstance(data, AnnData):
+        msg = f"{method} was given a {type(data).__name__}. It takes an AnnData. Pass one modality, for example mdata['rna']."
+        raise TypeError(msg)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        msg = f"{name}={value!r} is not known. It must be one of {list(choices)}. Pass one of these."
+        raise ValueError(msg)
+
+
+def check_number(name: str, value: float, *, is_valid: bool, rule: str) -> None:
+    """Raise ``ValueError`` with the rule unless ``is_valid``."""
+    if not is_valid:
+        msg = f"{name}={value!r} is out of range. It must be {rule}. Pass a value in that range."
+        raise ValueError(msg)
+
+
+def check_indices(indices, n_obs: int) -> np.ndarray:
+    """Return distinct row numbers, or raise ``ValueError``; a boolean mask over cells is accepted."""
+    if indices is None:
+        return np.arange(n_obs)
+    rows = np.asarray(indices)
+    if rows.dtype == bool and rows.shape == (n_obs,):
+        rows = np.flatnonzero(rows)
+    is_valid = rows.ndim == 1 and rows.size and np.issubdtype(rows.dtype, np.integer)
+    if not is_valid or rows.min() < 0 or rows.max() >= n_obs or len(np.unique(rows)) < len(rows):
+        msg = (
+            f"indices={indices!r} does not select cells. It must hold distinct integers in [0, {n_obs}), at least one, "
+            "or a boolean per cell. Pass for example np.flatnonzero(adata.obs['batch'] == 'a')."
+        )
+        raise ValueError(msg)
+    return rows
+
+
+def check_counts(matrix: CountMatrix) -> bool:
+    """Check every value of a count matrix; return whether it holds NaN (missing) entries.
+
+    scvi-tools looks at 20 values; a single fraction anywhere would be truncated without a word by the thinning.
+
+    Raises
+    ------
+    TypeError
+        For ``csr_array`` and its kin, which scvi-tools cannot read.
+    ValueError
+        For negative, fractional, infinite or too large values, with how many and where.
+    """
+    values = matrix.values
+    if isinstance(values, sparse.sparray):
+        msg = (
+            f"{matrix.location} is a {type(values).__name__}. scvi-tools reads sparse matrices, not sparse arrays. "
+            f"Convert it: {matrix.location} = scipy.sparse.csr_matrix({matrix.location})."
+        )
+        raise TypeError(msg)
+    n_missing = n_bad = n_bad_cells = 0
+    first_bad: tuple[float, int, int] | None = None
+    for first, rows in row_blocks(values):
+        stored = stored_values(rows)
+        if not np.issubdtype(stored.dtype, np.number) and stored.dtype != bool:
+            msg = f"{matrix.location} has dtype {stored.dtype}. Counts must be numbers. Convert the matrix to float32."
+            raise TypeError(msg)
+        nan = np.isnan(stored)
+        n_missing += int(nan.sum())
+        with np.errstate(invalid="ignore"):
+            bad = ~nan & ((stored < 0) | (stored > MAX_COUNT) | (stored != np.floor(stored)))
+        if bad.any():
+            bad_rows, bad_columns = _positions(rows, bad)
+            n_bad += len(bad_rows)
+            n_bad_cells += len(np.unique(bad_rows))
+            if first_bad is None:
+                row, column = int(bad_rows[0]), int(bad_columns[0])
+                first_bad = (float(rows[row, column]), first + row, column)
+    if first_bad is None:
+        return n_missing > 0
+    value, cell, gene = first_bad
+    msg = (
+        f"{matrix.location} holds {n_bad:,} values that are not counts, in {n_bad_cells:,} of {values.shape[0]:,} cells "
+        f"(first: {value:g} in cell {str(matrix.adata.obs_names[cell])!r}, gene {str(matrix.adata.var_names[gene])!r}). "
+        f"CountsDiffSC models raw counts: non-negative integers up to 2^24, NaN where missing. "
+        f"Pass the layer with raw counts: CountsDiffSC.setup_anndata(adata, layer=...); "
+        f"{_where_counts_may_be(matrix)}."
+    )
+    raise ValueError(msg)
+
+
+def _positions(rows, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not sparse.issparse(rows):
+        return np.nonzero(bad)
+    entry = np.flatnonzero(bad)
+    return np.searchsorted(rows.indptr, entry, side="right") - 1, rows.indices[entry]
+
+
+def _where_counts_may_be(matrix: CountMatrix) -> str:
+    places = [f"layers: {sorted(matrix.adata.layers)}"] if len(matrix.adata.layers) else ["there are no layers"]
+    if matrix.adata.raw is not None:
+        places.append("adata.raw is set and may hold them")
+    return ", ".join(places)
+
+
+def check_observed_mask(mask, shape: tuple[int, int], *, argument: str):
+    """Return a boolean dense or CSR mask of the right shape, or raise.
+
+    Raises
+    ------
+    TypeError
+        If the mask is not boolean: 0/1 is accepted in no other type, since nobody knows which way round it is.
+    ValueError
+        If its shape is not ``shape``.
+    """
+    if isinstance(mask, pd.DataFrame):
+        mask = mask.to_numpy()
+    if not sparse.issparse(mask):
+        mask = np.asarray(mask)
+    if mask.dtype != bool:
+        msg = (
+            f"{argument} has dtype {mask.dtype}. An observed mask must be boolean, True where the count was observed "
+            f"and is kept. Convert it, for example with mask.astype(bool)."
+        )
+        raise TypeError(msg)
+    if mask.shape != tuple(shape):
+        msg = (
+            f"{argument} has shape {mask.shape}. It must match the data, cells x genes = {tuple(shape)}. "
+            "Pass the mask of the whole AnnData, also when only some cells are imputed with indices=."
+        )
+        raise ValueError(msg)
+    return sparse.csr_matrix(mask) if sparse.issparse(mask) else mask
+
+
+def check_mask_layer(matrix: CountMatrix) -> None:
+    """Check a registered mask layer: present and boolean."""
+    if matrix.mask_layer is None:
+        return
+    check_key(
+        matrix.mask_layer, matrix.adata.layers, where=f"{matrix.location}'s layers", argument="observed_mask_layer"
+    )
+    check_observed_mask(
+        matrix.observed_mask, matrix.adata.shape, argument=f"observed_mask_layer={matrix.mask_layer!r}"
+    )
+
+
+def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str) -> None:
+    """Raise ``ValueError`` unless the genes are those of the trained model, in the same order."""
+    found, expected = pd.Index(found), pd.Index(expected)
+    if found.equals(expected):
+        return
+    missing, extra = expected.difference(found, sort=False), found.difference(expected, sort=False)
+    if len(missing) or len(extra):
+        problem = (
+            f"lacks {len(missing)} genes of the trained model{_some(missing)} and has {len(extra)} it does not know"
+            f"{_some(extra)}"
+        )
+        remedy = (
+            "Subset with adata[:, model.var_names]"
+            if not len(missing)
+            else "Subset to the shared genes before training, or add the lacking genes as NaN columns: they are imputed"
+        )
+    else:
+        first = int(np.flatnonzero(found.to_numpy() != expected.to_numpy())[0])
+        problem = f"has the genes of the trained model in another order (first at {first}: {found[first]!r} for {expected[first]!r})"
+        remedy = "Reorder with adata[:, model.var_names]"
+    msg = f"{where} {problem}. Genes must be those the model was trained on, in the same order. {remedy}."
+    raise ValueError(msg)
+
+
+def check_categories(values: pd.Series, known: Sequence, *, key: str) -> None:
+    """Raise ``ValueError`` if a cell has a category that the model was not trained on, or none at all."""
+    check_no_missing_category(values, key=key)
+    unseen = [category for category in pd.unique(values) if category not in set(known)]
+    if not unseen:
+        return
+    msg = (
+        f"adata.obs[{key!r}] holds {len(unseen)} categories the model was not trained on (first: {unseen[0]!r}). "
+        f"Categories must be among {list(known)[:8]}. Map them to known ones, or train on data that has them."
+    )
+    raise ValueError(msg)
+
+
+def check_no_missing_category(values: pd.Series, *, key: str) -> None:
+    """Raise ``ValueError`` if a categorical condition is NaN for some cells."""
+    n_missing = int(values.isna().sum())
+    if not n_missing:
+        return
+    msg = (
+        f"adata.obs[{key!r}] is missing for {n_missing:,} of {len(values):,} cells. Every cell needs a category. "
+        f"Name it, for example adata.obs[{key!r}].astype(str).fillna('unknown'), or leave {key!r} out."
+    )
+    raise ValueError(msg)
+
+
+def check_finite(values: pd.Series, *, key: str) -> None:
+    """Raise ``ValueError`` unless a continuous covariate is a finite number for every cell."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    n_bad = int((~np.isfinite(numbers)).sum())
+    if n_bad:
+        msg = (
+            f"adata.obs[{key!r}] is not a finite number for {n_bad:,} of {len(values):,} cells. Continuous covariates "
+            f"must be finite in every cell. Fill the gaps, or leave {key!r} out."
+        )
+        raise ValueError(msg)
+
+
+def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool) -> None:
+    """Raise ``ValueError`` if writing ``layer`` would destroy the input or somebody else's layer."""
+    holder = matrix.location.rsplit(".", 1)[0]
+    if layer in {matrix.layer, matrix.mask_layer}:
+        msg = (
+            f"layer={layer!r} is the layer the model reads. impute writes its result there and never overwrites its "
+            "input. Choose another name, for example layer='imputed'."
+        )
+    elif layer in matrix.adata.layers and not written_before:
+        msg = (
+            f"layer={layer!r} exists in {holder} and was not written by impute. Only layers that impute wrote are "
+            f"overwritten. Choose another name, or delete it first: del {holder}.layers[{layer!r}]."
+        )
+    else:
+        return
+    raise ValueError(msg)
+
+
+def _some(names: pd.Index) -> str:
+    return f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if len(names) else ""
+
+
+def empty_cells(observed_mask) -> int:
+    """Number of cells of a mask without a single observed entry."""
+    return int(sum((dense(rows).sum(axis=1) == 0).sum() for _, rows in row_blocks(observed_mask)))

@@ -1,0 +1,69 @@
+"""Results into layers, with a record of how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+import numpy as np
+from scipy import sparse
+
+from countsdiff_sc._constants import UNS_KEY
+from countsdiff_sc._counts import CountMatrix, dense
+
+
+def stack_rows(blocks: Sequence[np.ndarray | sparse.csr_matrix], rows: np.ndarray | None = None):
+    """Stack blocks of rows; with ``rows``, put row ``i`` of the stack where ``rows[i]`` ranks among ``rows``."""
+    stacked = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+    return stacked if rows is None else stacked[np.argsort(rows, kind="stable")]
+
+
+def layer_names(layer: str, n_outputs: int) -> list[str]:
+    """``imputed`` for one result, ``imputed_0``, ``imputed_1``, ... for several."""
+    return [layer] if n_outputs == 1 else [f"{layer}_{index}" for index in range(n_outputs)]
+
+
+def was_imputed(matrix: CountMatrix, layer: str) -> bool:
+    """Whether ``layer`` of the AnnData was written by an earlier imputation."""
+    return layer in matrix.adata.uns.get(UNS_KEY, {})
+
+
+def write_layer(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None, record: Mapping[str, object]) -> None:
+    """Write one imputed matrix and its record.
+
+    Parameters
+    ----------
+    matrix
+        Where the counts came from.
+    layer
+        Name of the layer to write.
+    values
+        Imputed rows, dense or CSR.
+    rows
+        Cells that ``values`` holds, or None for all; other cells keep their counts.
+    record
+        Stored in ``uns``.
+    """
+    if rows is not None:
+        values = _insert_rows(matrix.values, values, rows)
+    matrix.adata.layers[layer] = values
+    records = dict(matrix.adata.uns.get(UNS_KEY, {}))
+    records[layer] = {key: value for key, value in record.items() if value is not None}
+    matrix.adata.uns[UNS_KEY] = records
+
+
+def _insert_rows(counts, values, rows: np.ndarray):
+    others = np.setdiff1d(np.arange(counts.shape[0]), rows)
+    rest = counts[others]
+    if sparse.issparse(values):
+        rest = sparse.csr_matrix(rest)
+        # A missing count has no integer: keep it NaN, in float.
+        rest = rest.astype(np.float32 if np.isnan(rest.data).any() else values.dtype)
+    else:
+        rest = dense(rest).astype(values.dtype)
+    return stack_rows([values, rest], np.concatenate([rows, others]))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {name: version(name) for name in ("countsdiff_sc", "scvi-tools", "torch", "anndata", "numpy")}

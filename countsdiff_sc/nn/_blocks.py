@@ -1,0 +1,60 @@
+"""A pre-norm transformer block whose normalisations are shifted, scaled and gated by a cell's context."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ModulatedBlock(nn.Module):
+    """Self-attention and a two-layer perceptron over tokens, modulated by a context vector (adaLN, Peebles & Xie 2023).
+
+    Parameters
+    ----------
+    width
+        Token width ``H``.
+    n_heads
+        Attention heads; must divide ``width``.
+    dropout
+        Probability with which a residual branch's output is dropped.
+    """
+
+    def __init__(self, width: int, n_heads: int, dropout: float):
+        super().__init__()
+        if width % n_heads:
+            msg = f"width={width} is not divisible by n_heads={n_heads}. Heads share the width evenly. Change one of them."
+            raise ValueError(msg)
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+        # Zero, so that training starts from plain pre-norm blocks.
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Map tokens ``(B, M, H)`` to tokens of the same shape, given context ``(B, H)``."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
+            self.modulation(F.silu(context)).unsqueeze(1).chunk(6, dim=-1)
+        )
+        hidden = torch.addcmul(shift_1, self.norm(tokens), 1.0 + scale_1)
+        tokens = torch.addcmul(tokens, 1.0 + gate_1, self._drop(self._attend(hidden)))
+        hidden = torch.addcmul(shift_2, self.norm(tokens), 1.0 + scale_2)
+        hidden = self.mlp_out(F.silu(self.mlp_in(hidden)))
+        return torch.addcmul(tokens, 1.0 + gate_2, self._drop(hidden))
+
+    def _attend(self, hidden: Tensor) -> Tensor:
+        n_cells, n_tokens, width = hidden.shape
+        query, key, value = (
+            self.qkv(hidden).view(n_cells, n_tokens, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.attention_out(mixed.transpose(1, 2).reshape(n_cells, n_tokens, width))
+
+    def _drop(self, hidden: Tensor) -> Tensor:
+        return F.dropout(hidden, self.dropout, self.training)

@@ -1,0 +1,104 @@
+"""What a denoiser is told about a cell besides its counts: time, depth, labels, batches, covariates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Known facts about ``B`` cells.
+
+    Parameters
+    ----------
+    categories
+        One code per categorical condition, ``-1`` for unknown; integers, shape ``(B, n_categorical)``.
+    continuous
+        Continuous covariates, shape ``(B, n_continuous)``.
+    """
+
+    categories: Tensor
+    continuous: Tensor
+
+    def dropped(self, drop: Tensor) -> Conditions:
+        """Copy in which conditions marked in ``drop`` (bool, ``(B, n_categorical + n_continuous)``) are unknown."""
+        n_categorical = self.categories.shape[1]
+        return Conditions(
+            self.categories.masked_fill(drop[:, :n_categorical], -1),
+            self.continuous.masked_fill(drop[:, n_categorical:], math.nan),
+        )
+
+    def unknown(self) -> Conditions:
+        """Copy in which every condition is unknown."""
+        return Conditions(torch.full_like(self.categories, -1), torch.full_like(self.continuous, math.nan))
+
+
+class ConditionEmbedding(nn.Module):
+    """Sum of one learned vector per condition; an unknown category has its own, an unknown covariate adds nothing."""
+
+    def __init__(self, width: int, n_categories: tuple[int, ...], n_continuous: int):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(n + 1, width) for n in n_categories)  # row 0: unknown
+        self.linear = nn.Linear(n_continuous, width, bias=False) if n_continuous else None
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, conditions: Conditions) -> Tensor | float:
+        """Embed conditions of ``B`` cells as ``(B, H)``, or as 0 where the model has none."""
+        embedded = 0.0
+        for index, table in enumerate(self.tables):
+            embedded = embedded + table(conditions.categories[:, index] + 1)
+        if self.linear is not None:
+            embedded = embedded + self.linear(torch.nan_to_num(conditions.continuous))
+        return embedded
+
+
+def fourier_features(t: Tensor, n_features: int) -> Tensor:
+    r"""Sines and cosines of a time in ``[0, 1]`` at octave-spaced frequencies; shape ``(B,)`` to ``(B, n_features)``.
+
+    Continuous in ``t``: nothing is rounded to a table of steps.
+    """
+    frequency = math.pi * 2.0 ** torch.arange(n_features // 2, device=t.device, dtype=t.dtype)
+    angle = t.unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class CellContext(nn.Module):
+    """Embed time, visible depth and conditions into one vector per cell.
+
+    Parameters
+    ----------
+    width
+        Width ``H`` of the context.
+    n_modalities
+        Number of modalities ``D``.
+    n_categories
+        Number of categories of each categorical condition.
+    n_continuous
+        Number of continuous covariates.
+    """
+
+    N_TIME_FEATURES = 8
+
+    def __init__(
+        self, width: int, n_modalities: int = 1, n_categories: tuple[int, ...] = (), n_continuous: int = 0
+    ):
+        super().__init__()
+        self.scalars = nn.Linear(self.N_TIME_FEATURES + n_modalities + 2, width)
+        self.out = nn.Linear(width, width)
+        self.conditions = ConditionEmbedding(width, n_categories, n_continuous)
+
+    def forward(
+        self, x_t: Tensor, survival_prob: Tensor, depth: Tensor, t: Tensor, conditions: Conditions
+    ) -> Tensor:
+        """Context ``(B, H)`` from counts and survival probabilities ``(B, G)``, depth ``(B, D)`` and time ``(B,)``."""
+        n_molecules = x_t.sum(dim=1, keepdim=True)
+        scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(1, keepdim=True)]
+        # Counts of molecules span orders of magnitude; 7 nats is about a thousand.
+        scalars.append(n_molecules.log1p() / 7.0)
+        return self.out(F.silu(self.scalars(torch.cat(scalars, dim=1)))) + self.conditions(conditions)

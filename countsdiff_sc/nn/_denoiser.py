@@ -1,0 +1,96 @@
+"""What every denoiser shares: depth from the visible molecules, and a posterior of the molecules lost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from countsdiff_sc.process import gamma_poisson_posterior
+
+from ._context import CellContext, Conditions
+
+#: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
+MAX_LOG_RATIO = 8.0
+LOG_DISPERSION_RANGE = (-5.0, 8.0)
+
+
+class CountDenoiser(nn.Module):
+    r"""Predict the molecules lost from those still visible.
+
+    Each entry has its own survival probability ``p``: 1 where it is observed, ``p(t)`` where it is missing, 0 where
+    nothing is known. A cell's depth is read off the visible molecules and ``p``; the backbone learns, per gene, the
+    log-ratio of the rate :math:`\mu` to the depth-scaled mean profile and the inverse dispersion :math:`r`. The
+    molecules lost then follow :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an
+    entry's own visible count and on time is exact rather than learned (this package).
+
+    Parameters
+    ----------
+    backbone
+        Module called as ``backbone(x_t, survival_prob, base_rate, context)`` with ``(B, G)`` tensors and context
+        ``(B, H)``; returns log-ratio and log inverse dispersion, each ``(B, G)``. It has attributes ``width`` (``H``)
+        and is otherwise free.
+    modality_sizes
+        Genes (or proteins, ...) of each of the ``D`` modalities; they add up to ``G``. Each has a depth of its own.
+    n_categories, n_continuous
+        Conditions, see :class:`CellContext`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        modality_sizes: tuple[int, ...],
+        n_categories: tuple[int, ...] = (),
+        n_continuous: int = 0,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.context = CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous)
+        membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
+        self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
+        self.register_buffer("mean_profile", torch.ones(len(membership)))
+        self.register_buffer("depth_concentration", torch.ones(len(modality_sizes)))
+        self.register_buffer("continuous_location", torch.zeros(n_continuous))
+        self.register_buffer("continuous_scale", torch.ones(n_continuous))
+
+    def infer_depth(self, x_t: Tensor, survival_prob: Tensor) -> Tensor:
+        r"""Depth of each cell in each modality relative to the average cell, shape ``(B, D)``.
+
+        Posterior mean of a Gamma depth of mean 1 and shape ``depth_concentration``, given the visible molecules and
+        how many an average cell would show: with nothing visible the depth is 1.
+        """
+        visible = x_t @ self.membership
+        expected = survival_prob @ (self.membership * self.mean_profile.unsqueeze(1))
+        return (visible + self.depth_concentration) / (expected + self.depth_concentration)
+
+    def forward(
+        self, x_t: Tensor, survival_prob: Tensor, t: Tensor, conditions: Conditions
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
+
+        Parameters
+        ----------
+        x_t
+            Visible counts (molecules), 0 where nothing is known, shape ``(B, G)``.
+        survival_prob
+            Survival probability of each entry, shape ``(B, G)``.
+        t
+            Time of the missing entries, shape ``(B,)``.
+        conditions
+            Labels and covariates of the cells.
+        """
+        depth = self.infer_depth(x_t, survival_prob)
+        base_rate = (depth @ self.membership.T) * self.mean_profile
+        continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
+        context = self.context(x_t, survival_prob, depth, t, Conditions(conditions.categories, continuous))
+        log_ratio, log_dispersion = self.backbone(x_t, survival_prob, base_rate, context)
+        rate = base_rate * log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+        # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
+        expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
+        return expected_births, dispersion + x_t
+
+
+def pearson_residual(x_t: Tensor, expected: Tensor, *, overdispersion: float = 0.3, limit: float = 8.0) -> Tensor:
+    """Clipped Pearson residual of visible counts against a negative binomial; 0 where nothing is expected."""
+    variance = expected + overdispersion * expected.square() + 1e-4
+    return ((x_t - expected) * variance.rsqrt()).clamp(-limit, limit)

@@ -1,0 +1,5 @@
+"""Pictures."""
+
+from ._report import imputed_against_true, report, training_curve
+
+__all__ = ["imputed_against_true", "report", "training_curve"]

@@ -1,0 +1,52 @@
+"""From a prediction of the molecules lost to an integer number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: Maps ``(expected_births, dispersion, generator)`` to an integer-valued draw of the molecules lost.
+BirthRule = Callable[[Tensor, Tensor, "torch.Generator | None"], Tensor]
+
+
+def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from the posterior itself, a negative binomial: right variance at any number of steps."""
+    gamma = torch._standard_gamma(dispersion, generator=generator)
+    return torch.poisson(gamma * (expected_births / dispersion), generator=generator)
+
+
+def poisson_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw a Poisson number: the negative binomial of infinite dispersion parameter."""
+    return torch.poisson(expected_births, generator=generator)
+
+
+def stochastic_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Round up with probability equal to the fraction (the CountsDiff paper): unbiased, but loses the posterior's variance."""
+    whole = expected_births.floor()
+    uniform = torch.rand(whole.shape, generator=generator, dtype=whole.dtype, device=whole.device)
+    return whole + (uniform < expected_births - whole).to(whole.dtype)
+
+
+def nearest_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Round to the nearest integer: biased to 0 for rare molecules, kept for comparison."""
+    return expected_births.round()
+
+
+_RULES: dict[str, BirthRule] = {
+    "negative_binomial": negative_binomial_births,
+    "poisson": poisson_births,
+    "stochastic": stochastic_births,
+    "nearest": nearest_births,
+}
+
+
+def get_birth_rule(births: str | BirthRule) -> BirthRule:
+    """Turn ``"negative_binomial"``, ``"poisson"``, ``"stochastic"``, ``"nearest"`` or a callable into a rule."""
+    if callable(births):
+        return births
+    if births in _RULES:
+        return _RULES[births]
+    msg = f"births={births!r} is not known. It must be one of {sorted(_RULES)} or a callable. Pass one of these."
+    raise ValueError(msg)

@@ -1,0 +1,90 @@
+"""Objectives for the molecules lost, in nats per entry, and how times are weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._guidance import RATE_FLOOR
+from ._schedules import SurvivalSchedule
+
+#: Maps ``(schedule, t)`` to the weight of the loss at ``t``.
+LossWeighting = Callable[[SurvivalSchedule, Tensor], Tensor]
+
+
+def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
+    r"""Poisson loss :math:`\hat y - y \log \hat y`; its minimiser is the posterior mean :math:`E[y \mid x_t]`.
+
+    Equation 6 of CountsDiff. ``expected_births`` must be positive; the result is elementwise.
+    """
+    return expected_births - n_deaths * expected_births.clamp(min=RATE_FLOOR).log()
+
+
+def bound_integrand(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
+    r"""Poisson divergence :math:`y \log(y / \hat y) - y + \hat y`, at least 0.
+
+    Integrated over time with weight :func:`likelihood_weight` its expectation bounds :math:`-\log P(x_0)` from
+    above, with equality for the posterior mean. It differs from :func:`bregman_loss` by a term free of the network.
+    """
+    ratio = n_deaths / expected_births.clamp(min=RATE_FLOOR)
+    return torch.xlogy(n_deaths, ratio) - n_deaths + expected_births
+
+
+def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
+    r"""``-log P(count)`` of a negative binomial with variance ``mean + mean^2 / dispersion``.
+
+    Parameters
+    ----------
+    count
+        Counts (molecules).
+    mean
+        Mean (molecules), positive.
+    dispersion
+        *Inverse* dispersion, positive: the Poisson law is its limit at infinity.
+    """
+    mean = mean.clamp(min=RATE_FLOOR)
+    log_total = (dispersion + mean).log()
+    return (
+        torch.lgamma(dispersion)
+        + torch.lgamma(count + 1.0)
+        - torch.lgamma(count + dispersion)
+        + dispersion * (log_total - dispersion.log())
+        + count * (log_total - mean.log())
+    )
+
+
+def paper_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
+    """``-p'(t)``, the weighting of the CountsDiff paper. It vanishes at both ends of the cosine schedule."""
+    return -schedule.survival_prob_rate(t)
+
+
+def likelihood_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
+    """``-p'(t) / (1 - p(t))``, the birth rate of a lost molecule: makes the loss a bound on ``-log P(x_0)``."""
+    return -schedule.survival_prob_rate(t) / (1.0 - schedule.survival_prob(t)).clamp(min=1e-6)
+
+
+def uniform_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
+    """Weight 1 at all times."""
+    return torch.ones_like(t)
+
+
+_WEIGHTINGS: dict[str, LossWeighting] = {
+    "paper": paper_weight,
+    "likelihood": likelihood_weight,
+    "uniform": uniform_weight,
+}
+
+
+def get_loss_weighting(loss_weighting: str | LossWeighting) -> LossWeighting:
+    """Turn ``"paper"``, ``"likelihood"``, ``"uniform"`` or a callable ``(schedule, t)`` into a weighting."""
+    if callable(loss_weighting):
+        return loss_weighting
+    if loss_weighting in _WEIGHTINGS:
+        return _WEIGHTINGS[loss_weighting]
+    msg = (
+        f"loss_weighting={loss_weighting!r} is not known. It must be one of {sorted(_WEIGHTINGS)} or a callable "
+        "(schedule, t) -> weight. Pass one of these."
+    )
+    raise ValueError(msg)

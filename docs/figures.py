@@ -1,0 +1,127 @@
+"""Draw the figures of theory.md into _static; run as ``python docs/figures.py``.
+
+Uses only ``countsdiff_sc.process``: no data, no network.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from countsdiff_sc import process
+
+STATIC = Path(__file__).parent / "_static"
+SEED = 0
+#: The negative binomial of all figures: mean (molecules) and inverse dispersion.
+MEAN, DISPERSION = 3.7, 1.11
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]  # distinguishable with colour blindness
+
+
+def oracle(schedule: process.SurvivalSchedule) -> process.GammaPoissonOracle:
+    return process.GammaPoissonOracle(torch.tensor(MEAN), torch.tensor(DISPERSION), schedule)
+
+
+def draw_schedules() -> plt.Figure:
+    figure, ax = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    t = torch.linspace(0.0, 1.0, 201)
+    for name, color, style in zip(("cosine", "blackout", "jump"), COLORS, ("-", "--", "-."), strict=False):
+        ax.plot(t, process.get_schedule(name).survival_prob(t), color=color, linestyle=style, label=name)
+    ax.set(xlabel="time $t$", ylabel="survival probability $p(t)$", xlim=(0, 1), ylim=(-0.02, 1.02))
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_trajectories(*, n_paths: int = 5, n_steps: int = 100, x_0: int = 12) -> plt.Figure:
+    schedule, generator = process.CosineSchedule(), torch.Generator().manual_seed(SEED)
+    times = process.time_grid(n_steps)
+    survival = schedule.survival_prob(times)
+
+    def forward() -> torch.Tensor:
+        paths = [torch.full((n_paths,), float(x_0))]
+        for p_s, p_t in pairwise(survival.flip(0)):
+            paths.append(process.thin(paths[-1], p_t / p_s, generator=generator))
+        return torch.stack(paths)
+
+    def reverse(attrition: object) -> torch.Tensor:
+        denoise, sigma = oracle(schedule), process.get_attrition(attrition)
+        paths = [torch.zeros(n_paths)]
+        for t, p_t, p_s in zip(times[:-1], survival[:-1], survival[1:], strict=True):
+            n_deaths = process.negative_binomial_births(*denoise(paths[-1], t), generator)
+            paths.append(
+                process.birth_death_step(
+                    paths[-1], n_deaths, p_s=p_s, p_t=p_t, attrition=sigma(p_s, p_t), generator=generator
+                )
+            )
+        return torch.stack(paths)
+
+    panels = (
+        (f"forward from $x_0 = {x_0}$", times.flip(0), forward()),
+        ("reverse, no attrition", times, reverse(None)),
+        ("reverse, attrition 0.02 a step", times, reverse(process.capped_attrition(0.02))),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.0), sharey=True, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)
+    for ax, (title, t, paths) in zip(axes, panels, strict=True):
+        for index, color in enumerate(COLORS):
+            # Each step up or down happens somewhere inside its interval; a hair's offset keeps paths apart.
+            ax.step(t, paths[:, index] + 0.06 * (index - 2), where="post", color=color, linewidth=1.3)
+        ax.set(title=title, xlabel="time $t$", xlim=(float(t[0]), float(t[-1])))
+    axes[0].set_ylabel("molecules")
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def draw_variance(*, n_draws: int = 40_000) -> plt.Figure:
+    schedule = process.CosineSchedule()
+    n_steps = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    nowhere = torch.zeros(n_draws, 1)
+    rules = {"negative_binomial": ("o", "-"), "poisson": ("s", "--"), "stochastic": ("^", "-.")}
+    figure, ax = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+    ax.axhline(MEAN + MEAN**2 / DISPERSION, color="0.4", linewidth=1.0, label="true variance")
+    for (births, (marker, style)), color in zip(rules.items(), COLORS, strict=False):
+        variances = []
+        for n in n_steps:
+            draws = process.sample_conditioned(
+                oracle(schedule),
+                nowhere,
+                torch.ones_like(nowhere, dtype=torch.bool),
+                schedule,
+                n_steps=n,
+                births=births,
+                generator=torch.Generator().manual_seed(SEED),
+            )
+            variances.append(float(draws.var()))
+        print(births, dict(zip(n_steps, [round(v, 2) for v in variances], strict=True)))
+        ax.plot(
+            n_steps,
+            variances,
+            marker=marker,
+            markersize=4,
+            linestyle=style,
+            color=color,
+            label=births.replace("_", " "),
+        )
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(n_steps, [str(n) for n in n_steps])
+    ax.set(xlabel="number of steps", ylabel="variance of the draws", ylim=(0, None))
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def main() -> None:
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130})
+    STATIC.mkdir(exist_ok=True)
+    for name, draw in (("schedules", draw_schedules), ("trajectories", draw_trajectories), ("variance", draw_variance)):
+        figure = draw()
+        figure.savefig(STATIC / f"{name}.png", metadata={"Software": None})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

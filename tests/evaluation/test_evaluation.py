@@ -1,0 +1,99 @@
+"""Masks, metrics and baselines on which a comparison rests."""
+
+import numpy as np
+import pytest
+from helpers import QUIET, TINY, make_adata
+from sklearn.metrics import mean_poisson_deviance
+
+from countsdiff_sc import CountsDiffSC, evaluation
+
+
+def test_mcar_hides_the_stated_fraction():
+    mask = evaluation.mcar((400, 500), 0.3, seed=0)
+    assert mask.dtype == bool
+    # 5 standard errors: false alarm below 1e-6
+    assert abs((~mask).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / mask.size)
+    np.testing.assert_array_equal(mask, evaluation.mcar((400, 500), 0.3, seed=0))
+    assert (mask != evaluation.mcar((400, 500), 0.3, seed=1)).any()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_mcar_at_the_ends(fraction):
+    assert (~evaluation.mcar((20, 20), fraction, seed=0)).mean() == fraction
+
+
+def test_poisson_deviance_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, mean = rng.poisson(1.0, 500), rng.gamma(2.0, 0.5, 500)
+    assert evaluation.poisson_deviance(truth, mean) == pytest.approx(mean_poisson_deviance(truth, mean))
+
+
+def test_poisson_deviance_of_the_truth_is_zero_and_of_zeros_finite():
+    truth = np.array([0.0, 3.0])
+    assert evaluation.poisson_deviance(truth, truth) == pytest.approx(0.0, abs=1e-5)
+    assert np.isfinite(evaluation.poisson_deviance(truth, np.zeros(2)))
+
+
+def test_rmse_log1p():
+    assert evaluation.rmse_log1p(np.array([0.0, np.e - 1]), np.array([0.0, 0.0])) == pytest.approx(np.sqrt(0.5))
+
+
+def test_gene_mean_x_depth_recovers_rank_one_rates_from_what_is_visible():
+    rates = np.outer(np.arange(1, 31), np.arange(1, 11)).astype(float)
+    observed = evaluation.mcar(rates.shape, 0.4, seed=0)
+    np.testing.assert_allclose(evaluation.gene_mean_x_depth(rates, observed), rates, rtol=0.02)
+
+
+def test_label_mean_x_depth_recovers_rank_one_rates_within_labels():
+    labels = np.repeat(["a", "b"], 200)
+    depth = np.tile(np.linspace(0.5, 2, 200), 2)[:, None]
+    profile = np.stack([np.arange(1, 11), np.arange(10, 0, -1)])[(labels == "b").astype(int)]
+    rates = depth * profile
+    observed = evaluation.mcar(rates.shape, 0.3, seed=0)
+    np.testing.assert_allclose(evaluation.label_mean_x_depth(rates, observed, labels), rates, rtol=0.05)
+
+
+@pytest.mark.parametrize("baseline", [evaluation.zeros, evaluation.gene_mean_x_depth, evaluation.label_mean_x_depth])
+def test_baselines_do_not_look_at_hidden_entries(baseline):
+    adata = make_adata()
+    counts, labels = adata.X.toarray(), adata.obs["cell_type"].to_numpy()
+    observed = evaluation.mcar(counts.shape, 0.5, seed=0)
+    with_other_values = np.where(observed, counts, 777.0)
+    expected = baseline(counts, observed, labels)
+    np.testing.assert_allclose(baseline(with_other_values, observed, labels), expected)
+    assert np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize("baseline", [evaluation.gene_mean_x_depth, evaluation.label_mean_x_depth])
+def test_baselines_survive_empty_cells_and_genes(baseline):
+    observed = np.ones((6, 4), dtype=bool)
+    observed[2], observed[:, 1] = False, False
+    counts = np.ones((6, 4))
+    assert np.isfinite(baseline(counts, observed, np.array(list("aabbcc")))).all()
+
+
+def test_hold_out_fits_without_the_hidden_entries_and_scores_on_them():
+    adata = make_adata()
+    before = adata.X.copy()
+    seen = []
+
+    def fit(data):
+        seen.append(data.X.toarray())
+        CountsDiffSC.setup_anndata(data, labels_key="cell_type")
+        model = CountsDiffSC(data, **TINY)
+        model.train(max_epochs=1, accelerator="cpu", **QUIET)
+        return model
+
+    holdout = evaluation.hold_out(adata, fit, labels_key="cell_type", fraction=0.2, seed=3)
+    hidden = ~evaluation.mcar(adata.shape, 0.2, seed=3)
+    assert np.isnan(seen[0][hidden]).all()
+    np.testing.assert_array_equal(seen[0][~hidden], before.toarray()[~hidden])
+    np.testing.assert_array_equal(holdout.truth, before.toarray()[hidden])
+    assert (adata.X != before).nnz == 0
+    assert list(holdout.table.index) == ["zeros", "gene mean x depth", "label mean x depth", "CountsDiffSC"]
+    assert holdout.table.loc["CountsDiffSC", "rmse_log1p"] == evaluation.rmse_log1p(holdout.truth, holdout.predicted)
+
+
+def test_hold_out_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="hides none"):
+        evaluation.hold_out(make_adata(), None, fraction=0.0)

@@ -1,0 +1,56 @@
+"""The main job from the command line."""
+
+import anndata as ad
+import numpy as np
+import pytest
+from helpers import make_adata
+
+from countsdiff_sc.__main__ import main
+
+
+def test_imputes_a_file(tmp_path, capsys):
+    make_adata().write_h5ad(tmp_path / "in.h5ad")
+    arguments = ["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), "--labels-key", "cell_type"]
+    assert main([*arguments, "--epochs", "2", "--estimate", "sample", "--n-samples", "2"]) == 0
+    out = ad.read_h5ad(tmp_path / "out.h5ad")
+    counts = out.X.toarray()
+    for name in ("imputed_0", "imputed_1"):
+        np.testing.assert_array_equal(out.layers[name].toarray()[counts > 0], counts[counts > 0])
+    assert (tmp_path / "out.png").stat().st_size > 0
+    printed = capsys.readouterr().out
+    for row in ("zeros", "gene mean x depth", "label mean x depth", "CountsDiffSC"):
+        assert row in printed
+
+
+def test_without_input_the_bundled_cells_are_used(tmp_path, capsys):
+    assert main(["impute", "-o", str(tmp_path / "out.h5ad"), "--epochs", "1"]) == 0
+    assert ad.read_h5ad(tmp_path / "out.h5ad").shape == (700, 765)
+    assert "700 PBMCs" in capsys.readouterr().out
+
+
+def test_a_mask_layer_is_respected(tmp_path):
+    adata = make_adata()
+    adata.layers["seen"] = np.random.default_rng(0).random(adata.shape) < 0.6
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    arguments = ["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), "--mask-layer", "seen"]
+    assert main([*arguments, "--epochs", "1"]) == 0
+    out = ad.read_h5ad(tmp_path / "out.h5ad")
+    seen = out.layers["seen"]
+    np.testing.assert_array_equal(out.layers["imputed"][seen], out.X.toarray()[seen])
+    assert (out.layers["imputed"][~seen] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--labels-key", "celltype"], "cell_type"), (["--layer", "raw"], "layer='raw'")],
+)
+def test_mistakes_end_with_a_message_and_no_file(tmp_path, capsys, arguments, message):
+    make_adata().write_h5ad(tmp_path / "in.h5ad")
+    assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    assert main(["impute", str(tmp_path / "nowhere.h5ad")]) == 1
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,256 @@
+"""What imputation promises: observed entries kept, counts or means at the others, nothing else touched."""
+
+import numpy as np
+import pytest
+from helpers import make_adata, make_counts, train_tiny
+from scipy import sparse
+
+from countsdiff_sc import CountsDiffSC
+
+
+def to_dense(matrix):
+    return matrix.toarray() if sparse.issparse(matrix) else matrix
+
+
+ESTIMATES = ["mean", "median", "sample"]
+
+
+@pytest.mark.parametrize("conditioning", ["observed", "remask"])
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_observed_entries_are_kept_and_missing_ones_are_counts(masked_model, masked, estimate, conditioning):
+    observed = masked.layers["observed"]
+    result = masked_model.get_imputed_counts(estimate=estimate, conditioning=conditioning, n_steps=3, n_samples=1, seed=0)
+    values = to_dense(result)
+    np.testing.assert_array_equal(values[observed], masked.X.toarray()[observed])
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    if estimate == "mean":
+        assert result.dtype == np.float32
+        assert (values[~observed] > 0).all()
+    else:
+        assert sparse.issparse(result)
+        assert np.issubdtype(result.dtype, np.integer)
+
+
+def test_only_the_named_layer_and_its_record_are_written(masked_model, masked):
+    before = masked.copy()
+    assert masked_model.impute(masked, "filled", estimate="sample", seed=3) is None
+    assert set(masked.layers) == {"observed", "filled"}
+    np.testing.assert_array_equal(masked.X.toarray(), before.X.toarray())
+    np.testing.assert_array_equal(masked.layers["observed"], before.layers["observed"])
+    assert list(masked.obs) == list(before.obs)
+    assert set(masked.uns["countsdiff_sc"]) == {"filled"}
+
+
+def test_record_says_how_the_layer_was_made(masked_model, masked, tmp_path):
+    masked_model.impute(estimate="sample", n_samples=2, attrition=0.2, n_steps=4, seed=3)
+    record = masked.uns["countsdiff_sc"]["imputed_1"]
+    assert record["seed"] == 3
+    assert record["n_steps"] == 4
+    assert record["attrition"] == 0.2
+    assert record["observed_mask"] == "registered layer"
+    assert record["versions"]["countsdiff_sc"]
+    masked.write_h5ad(tmp_path / "out.h5ad")
+
+
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_same_seed_same_layer(masked_model, estimate):
+    def values(seed):
+        return to_dense(masked_model.get_imputed_counts(estimate=estimate, seed=seed))
+
+    np.testing.assert_array_equal(values(5), values(5))
+    if estimate == "sample":
+        assert (values(5) != values(6)).any()
+
+
+def test_samples_differ_and_average_to_the_mean(masked_model, masked):
+    missing = ~masked.layers["observed"]
+    draws = masked_model.get_imputed_counts(estimate="sample", n_samples=400, seed=0)
+    stacked = np.stack([draw.toarray()[missing] for draw in draws])
+    mean = masked_model.get_imputed_counts()[missing]
+    # 4 standard errors of the mean over all missing entries: false alarm below 1e-4
+    error = 4 * stacked.std(axis=0) / np.sqrt(len(draws))
+    assert abs((stacked.mean(axis=0) - mean).mean()) < error.mean() / np.sqrt(missing.sum()) + 1e-3
+    assert stacked.std(axis=0).min() > 0
+
+
+def test_quantiles_bracket_the_median(masked_model):
+    low, middle, high = masked_model.get_imputed_counts(quantiles=[0.05, 0.5, 0.95])
+    median = masked_model.get_imputed_counts(estimate="median")
+    assert (low.toarray() <= middle.toarray()).all()
+    assert (middle.toarray() <= high.toarray()).all()
+    assert (middle != median).nnz == 0
+    assert (low != high).nnz > 0
+
+
+def test_mean_by_steps_is_the_average_of_draws(masked_model, masked):
+    missing = ~masked.layers["observed"]
+    one_pass = masked_model.get_imputed_counts()[missing]
+    by_steps = masked_model.get_imputed_counts(n_steps=2, n_samples=20, seed=0)[missing]
+    assert np.corrcoef(one_pass, by_steps)[0, 1] > 0.9
+
+
+def test_nan_marks_missing_entries(adata, observed_mask):
+    counts = adata.X.toarray()
+    adata.layers["counts"] = np.where(observed_mask, counts, np.nan)
+    CountsDiffSC.setup_anndata(adata, layer="counts")
+    model = train_tiny(adata)
+    model.impute()
+    np.testing.assert_array_equal(adata.layers["imputed"][observed_mask], counts[observed_mask])
+    assert np.isfinite(adata.layers["imputed"]).all()
+    assert adata.uns["countsdiff_sc"]["imputed"]["observed_mask"] == "nan"
+
+
+def test_nan_and_registered_mask_train_alike(adata, observed_mask):
+    """Two ways to say that an entry is missing are one: what stands there never reaches the network."""
+    with_nan, with_mask = adata.copy(), adata.copy()
+    with_nan.X = np.where(observed_mask, adata.X.toarray(), np.nan)
+    with_mask.X = np.where(observed_mask, adata.X.toarray(), 999.0)
+    with_mask.layers["observed"] = observed_mask
+    CountsDiffSC.setup_anndata(with_nan)
+    CountsDiffSC.setup_anndata(with_mask, observed_mask_layer="observed")
+    means = [train_tiny(data).get_imputed_counts() for data in (with_nan, with_mask)]
+    missing = ~observed_mask
+    np.testing.assert_allclose(means[0][missing], means[1][missing], rtol=1e-5)
+
+
+@pytest.mark.parametrize("as_layer", [False, True], ids=["array", "layer"])
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
+def test_observed_mask_argument_takes_the_place_of_the_registered_one(masked_model, masked, kind, as_layer):
+    mask = kind(np.random.default_rng(2).random(masked.shape) < 0.5)
+    masked.layers["other"] = mask
+    result = masked_model.get_imputed_counts(observed_mask="other" if as_layer else mask)
+    kept = to_dense(mask)
+    np.testing.assert_array_equal(result[kept], masked.X.toarray()[kept])
+    assert (result[~kept] > 0).all()
+
+
+def test_nan_is_missing_whatever_the_mask_says(masked_model, masked):
+    new = masked.copy()
+    counts = new.X.toarray()
+    counts[2, 3] = np.nan
+    new.X = counts
+    result = masked_model.get_imputed_counts(new, observed_mask=np.ones(new.shape, dtype=bool))
+    assert result[2, 3] > 0
+
+
+@pytest.mark.parametrize("conditioning", ["observed", "remask"])
+def test_quantiles_by_drawing_are_not_one_draw(masked_model, conditioning):
+    low, high = masked_model.get_imputed_counts(quantiles=[0.1, 0.9], n_steps=2, conditioning=conditioning, seed=0)
+    assert (low != high).nnz > 0
+
+
+def test_without_a_mask_zeros_are_imputed(adata):
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata)
+    model.impute(seed=0)
+    counts = adata.X.toarray()
+    imputed = adata.layers["imputed"]
+    np.testing.assert_array_equal(imputed[counts > 0], counts[counts > 0])
+    assert (imputed[counts == 0] > 0).all()
+    assert adata.uns["countsdiff_sc"]["imputed"]["observed_mask"] == "zeros"
+
+
+def test_a_zero_is_not_predicted_from_its_own_fold(adata):
+    """Changing the non-zeros of a gene's own fold changes no prediction in that fold."""
+    from countsdiff_sc._imputation import gene_folds
+
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata)
+    fold = gene_folds(adata.n_vars, seed=0) == 0
+    other = adata.copy()
+    counts = other.X.toarray()
+    counts[:, fold] *= 3
+    other.X = counts
+    before, after = (model.get_imputed_counts(data, seed=0) for data in (adata, other))
+    zero = (counts == 0) & fold
+    np.testing.assert_allclose(before[zero], after[zero], rtol=1e-5)
+
+
+def test_indices_select_and_order_rows(masked_model, masked):
+    rows = [7, 3, 5]
+    everything = masked_model.get_imputed_counts()
+    some = masked_model.get_imputed_counts(indices=rows)
+    np.testing.assert_allclose(some, everything[rows], rtol=1e-5)
+    masked_model.impute(indices=rows)
+    imputed = masked.layers["imputed"]
+    np.testing.assert_allclose(imputed[rows], everything[rows], rtol=1e-5)
+    others = np.setdiff1d(np.arange(masked.n_obs), rows)
+    np.testing.assert_array_equal(imputed[others], masked.X.toarray()[others])
+
+
+def test_boolean_indices(masked_model):
+    selected = np.zeros(60, dtype=bool)
+    selected[[3, 5]] = True
+    assert masked_model.get_imputed_counts(indices=selected).shape == (2, 20)
+
+
+def test_row_order_and_batch_size_do_not_matter_for_means(masked_model, masked):
+    whole = masked_model.get_imputed_counts()
+    by_sevens = masked_model.get_imputed_counts(batch_size=7)
+    np.testing.assert_allclose(whole, by_sevens, rtol=1e-4, atol=1e-6)
+
+
+def test_guidance_one_is_the_default(masked_model):
+    np.testing.assert_array_equal(masked_model.get_imputed_counts(), masked_model.get_imputed_counts(guidance_scale=1.0))
+
+
+def test_an_unknown_label_is_no_label(masked):
+    """Guidance 0 ignores labels; cells labelled "unknown", and cells without labels, are imputed just so."""
+    model = train_tiny(masked, max_epochs=30)
+    without = model.get_imputed_counts(guidance_scale=0.0)
+    unknown, absent = masked.copy(), masked.copy()
+    unknown.obs["cell_type"] = "unknown"
+    del absent.obs["cell_type"]
+    np.testing.assert_allclose(model.get_imputed_counts(unknown), without, rtol=1e-5)
+    np.testing.assert_allclose(model.get_imputed_counts(absent), without, rtol=1e-5)
+    assert not np.allclose(model.get_imputed_counts(), without, rtol=1e-5)
+
+
+def test_new_data_with_the_same_genes(masked_model):
+    new = make_adata(n_obs=9, seed=4)
+    new.layers["observed"] = np.random.default_rng(0).random(new.shape) < 0.5
+    masked_model.impute(new, estimate="sample")
+    observed = new.layers["observed"]
+    np.testing.assert_array_equal(new.layers["imputed"].toarray()[observed], new.X.toarray()[observed])
+
+
+def test_labels_are_never_needed(masked_model):
+    new = make_adata(n_obs=9, seed=4)
+    new.layers["observed"] = np.ones(new.shape, dtype=bool)
+    del new.obs["cell_type"]
+    masked_model.impute(new)
+    assert new.layers["imputed"].shape == new.shape
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, np.int16])
+def test_counts_of_any_dtype(dtype):
+    adata = make_adata()
+    adata.X = make_counts().astype(dtype)
+    model = train_tiny(adata, max_epochs=1)
+    imputed = model.get_imputed_counts(observed_mask=np.ones(adata.shape, dtype=bool) ^ (np.arange(20) == 0), adata=adata.copy())
+    np.testing.assert_array_equal(imputed[:, 1:], adata.X[:, 1:])
+
+
+def test_reimputing_overwrites_its_own_layer_only(masked_model, masked):
+    masked_model.impute()
+    masked_model.impute(estimate="sample")
+    assert sparse.issparse(masked.layers["imputed"])
+    masked.layers["mine"] = masked.X.copy()
+    with pytest.raises(ValueError, match="was not written by impute"):
+        masked_model.impute(layer="mine")
+
+
+def test_a_cell_with_nothing_observed_is_generated_with_a_warning(masked_model, masked):
+    mask = np.ones(masked.shape, dtype=bool)
+    mask[4] = False
+    with pytest.warns(UserWarning, match="1 of 60 cells have no observed entry"):
+        masked_model.impute(observed_mask=mask, estimate="sample")
+
+
+def test_imputing_trained_on_entries_warns(adata):
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata)
+    mask = np.random.default_rng(2).random(adata.shape) < 0.5
+    with pytest.warns(UserWarning, match="not hidden in training"):
+        model.impute(observed_mask=mask)

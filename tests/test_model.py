@@ -1,0 +1,239 @@
+"""Construction, training, saving and loading."""
+
+import logging
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from helpers import QUIET, TINY, make_adata, train_tiny
+from lightning.pytorch.callbacks import Callback
+from scipy import sparse
+
+from countsdiff_sc import CountsDiffSC
+from countsdiff_sc.process import CosineSchedule
+
+
+def test_construction_without_setup_says_so(adata, caplog):
+    with caplog.at_level(logging.WARNING, logger="countsdiff_sc"):
+        model = CountsDiffSC(adata, **TINY)
+    assert "set up with the defaults: counts in adata.X" in caplog.text
+    caplog.clear()
+    assert model.summary_stats.n_vars == 20
+    CountsDiffSC(adata, **TINY)
+    assert not caplog.records
+
+
+def test_three_lines(adata):
+    model = CountsDiffSC(adata, **TINY)
+    model.train(max_epochs=1, accelerator="cpu", **QUIET)
+    model.impute(adata, layer="imputed")
+    assert adata.layers["imputed"].shape == adata.shape
+
+
+@pytest.mark.parametrize("option", [{"denoiser": "full_attention"}, {"schedule": "blackout"}, {"schedule": "jump"},
+                                    {"schedule": lambda t: 1 - t}, {"loss_weighting": "paper"}, {"loss_weighting": "likelihood"}])
+def test_every_option_trains_and_imputes(adata, option):
+    scvi.settings.seed = 0
+    size = {"width": 8, "n_layers": 1, "n_heads": 2} if "denoiser" in option else TINY
+    model = CountsDiffSC(adata, **option, **size)
+    model.train(max_epochs=1, accelerator="cpu", **QUIET)
+    assert (model.get_imputed_counts() >= 0).all()
+
+
+def test_a_module_as_denoiser(adata):
+    class MeanProfile(torch.nn.Module):
+        width = 4
+
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(20))
+
+        def forward(self, x_t, survival_prob, base_rate, context):
+            log_ratio = self.bias.expand_as(x_t)
+            return log_ratio, torch.ones_like(x_t) + 0.0 * self.bias
+
+    model = CountsDiffSC(adata, denoiser=MeanProfile())
+    model.train(max_epochs=1, accelerator="cpu", **QUIET)
+    assert np.isfinite(model.get_imputed_counts()).all()
+
+
+def test_training_learns_the_cell_types():
+    """Without labels, the two cell types of the simulation must be found: the loss falls well below its start."""
+    adata = make_adata(n_obs=400)
+    scvi.settings.seed = 0
+    model = CountsDiffSC(adata, **TINY)
+    model.train(max_epochs=40, accelerator="cpu", plan_kwargs={"lr": 1e-2}, **QUIET)
+    loss = model.history["validation_loss"]["validation_loss"].astype(float)
+    assert len(model.history["train_loss"]) == len(loss)
+    assert loss.min() < loss.iloc[0] - 0.05
+
+
+def test_validation_noise_is_fixed(masked):
+    """With the weights frozen, the validation loss is the same at every epoch."""
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(max_epochs=3, accelerator="cpu", plan_kwargs={"lr": 0.0, "weight_decay": 0.0}, **QUIET)
+    loss = model.history["validation_loss"]["validation_loss"].astype(float)
+    np.testing.assert_allclose(loss, loss.iloc[0], rtol=1e-5)
+
+
+def test_same_seed_same_model(masked):
+    first, second = (train_tiny(masked).get_imputed_counts() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_early_stopping_watches_the_validation_loss(masked):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(
+        max_epochs=30, accelerator="cpu", early_stopping_patience=2, plan_kwargs={"lr": 0.0}, **QUIET
+    )
+    assert len(model.history["validation_loss"]) == 3
+
+
+def test_the_best_moving_average_is_kept(masked):
+    """Training that diverges leaves the weights of the epoch with the lowest validation loss."""
+    model = train_tiny(masked, max_epochs=8)
+    kept = model.get_imputed_counts()
+    best = model.history["validation_loss"]["validation_loss"].astype(float).min()
+    model.train(max_epochs=5, accelerator="cpu", plan_kwargs={"lr": 3.0}, gradient_clip_val=None, **QUIET)
+    loss = model.history["validation_loss"]["validation_loss"].astype(float)
+    assert loss.iloc[-1] > best
+    assert np.isfinite(kept).all()
+    assert np.isfinite(model.get_imputed_counts()).all()
+
+
+def test_moving_average_lives_in_the_module_and_follows_the_weights(masked):
+    model = train_tiny(masked, ema_decay=0.0, max_epochs=1)
+    weights, average = model.module.net.state_dict(), model.module.ema.module.state_dict()
+    assert all(torch.equal(weights[key], average[key]) for key in weights)
+    assert not any(p.requires_grad for p in model.module.ema.parameters())
+    assert model.module.denoiser is model.module.ema.module
+
+
+def test_gradient_accumulation_averages_once_per_optimiser_step(masked):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(max_epochs=1, accelerator="cpu", batch_size=9, accumulate_grad_batches=2, **QUIET)
+    assert int(model.module.ema.n_averaged) == 3  # 54 training cells, 6 minibatches
+
+
+def test_reference_profile_of_complete_data_is_the_mean(adata):
+    model = train_tiny(adata, max_epochs=1)
+    profile = model.module.net.mean_profile.numpy()
+    np.testing.assert_allclose(profile, np.maximum(adata.X.toarray().mean(axis=0), 0.5 / 60), rtol=1e-5)
+    depth = adata.X.toarray().sum(axis=1)
+    assert float(model.module.net.depth_concentration[0]) == pytest.approx(depth.mean() ** 2 / depth.var(), rel=1e-4)
+
+
+def test_reference_profile_ignores_missing_entries():
+    """Rank-one counts with entries hidden give the profile of the complete ones."""
+    adata = make_adata()
+    depth, profile = np.arange(1, 61)[:, None], np.arange(1, 21)
+    counts = (depth * profile).astype(np.float32)
+    hidden = np.random.default_rng(0).random(counts.shape) < 0.4
+    adata.X = np.where(hidden, np.nan, counts)
+    model = train_tiny(adata, max_epochs=1)
+    found = model.module.net.mean_profile.numpy()
+    np.testing.assert_allclose(found / found.sum(), profile / profile.sum(), rtol=0.02)
+
+
+def test_save_and_load(masked_model, masked, tmp_path):
+    masked_model.save(tmp_path / "model")
+    expected = masked_model.get_imputed_counts()
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=masked.copy())
+    np.testing.assert_array_equal(loaded.get_imputed_counts(), expected)
+    assert loaded.history.keys() == masked_model.history.keys()
+
+
+def test_load_without_data_then_impute(masked_model, masked, tmp_path):
+    masked_model.save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=False)
+    new = make_adata(n_obs=8, seed=3)
+    new.layers["observed"] = np.random.default_rng(0).random(new.shape) < 0.5
+    np.testing.assert_array_equal(loaded.get_imputed_counts(new), masked_model.get_imputed_counts(new.copy()))
+
+
+def test_load_with_the_saved_data(masked_model, tmp_path):
+    masked_model.save(tmp_path / "model", save_anndata=True)
+    loaded = CountsDiffSC.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.get_imputed_counts(), masked_model.get_imputed_counts())
+
+
+def test_train_twice_continues(masked):
+    model = train_tiny(masked, max_epochs=2)
+    model.train(max_epochs=3, accelerator="cpu", **QUIET)
+    assert len(model.history["train_loss"]) == 5
+
+
+def test_a_handful_of_cells_trains_without_validation():
+    adata = make_adata(n_obs=6)
+    model = train_tiny(adata, max_epochs=2)
+    assert "validation_loss" not in model.history
+    assert np.isfinite(model.get_imputed_counts()).all()
+
+
+def test_a_gene_and_a_cell_without_molecules(adata):
+    counts = adata.X.toarray()
+    counts[:, 4], counts[9] = 0, 0
+    adata.X = sparse.csr_matrix(counts)
+    model = train_tiny(adata)
+    imputed = model.get_imputed_counts(seed=0)
+    assert np.isfinite(imputed).all()
+    assert imputed[:, 4].max() < 0.5
+
+
+def test_callers_callbacks_are_not_changed(masked):
+    scvi.settings.seed = 0
+    callbacks = [Callback()]
+    model = CountsDiffSC(masked, **TINY)
+    model.train(max_epochs=1, accelerator="cpu", callbacks=callbacks, enable_progress_bar=False)
+    assert len(callbacks) == 1
+
+
+def test_schedule_of_the_module_is_the_one_asked_for(adata):
+    assert isinstance(CountsDiffSC(adata, **TINY).module.schedule, CosineSchedule)
+
+
+def test_var_names(adata):
+    assert list(CountsDiffSC(adata, **TINY).var_names) == list(adata.var_names)
+
+
+def test_all_kinds_of_conditions(adata):
+    CountsDiffSC.setup_anndata(
+        adata,
+        batch_key="batch",
+        labels_key="cell_type",
+        categorical_covariate_keys=["donor"],
+        continuous_covariate_keys=["percent_mito"],
+    )
+    model = train_tiny(adata)
+    assert model.module.categorical_keys[-1] == ("extra_categorical_covs", 0)
+    guided = model.get_imputed_counts(guidance_scale=2.0, seed=0)
+    assert np.isfinite(guided).all()
+    assert (guided != model.get_imputed_counts(seed=0)).any()
+
+
+def test_evaluate_trains_a_model_like_this_one_and_leaves_the_data_alone(masked_model, masked):
+    before = masked.copy()
+    table = masked_model.evaluate(fraction=0.3, seed=1, max_epochs=1, accelerator="cpu", **QUIET)
+    assert list(table.index) == ["zeros", "gene mean x depth", "label mean x depth", "CountsDiffSC"]
+    assert np.isfinite(table.to_numpy()).all()
+    assert (masked.X != before.X).nnz == 0
+    assert list(masked.layers) == list(before.layers)
+
+
+def test_evaluate_refuses_what_it_does_not_know(masked_model, mdata):
+    with pytest.raises(ValueError, match="mechanism='mnar'"):
+        masked_model.evaluate(mechanism="mnar")
+    with pytest.raises(TypeError, match="takes an AnnData"):
+        masked_model.evaluate(mdata)
+
+
+def test_constructor_arguments_survive_evaluation(adata):
+    model = train_tiny(adata, schedule="blackout", ema_decay=0.5, max_epochs=1)
+    arguments = model._constructor_arguments()
+    assert arguments["schedule"] == "blackout"
+    assert arguments["n_tokens"] == TINY["n_tokens"]
+    assert arguments["ema_decay"] == 0.5

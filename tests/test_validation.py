@@ -1,0 +1,224 @@
+"""Bad input: a clear error with the value, the place and the fix, and nothing written."""
+
+import anndata as ad
+import numpy as np
+import pytest
+from helpers import TINY, make_adata, train_tiny
+from scipy import sparse
+
+from countsdiff_sc import CountsDiffSC
+from countsdiff_sc._counts import BLOCK_SIZE
+
+
+def with_value(value, dense=False):
+    adata = make_adata()
+    counts = adata.X.toarray().astype(np.float64)
+    counts[7, 3] = value
+    adata.X = counts if dense else sparse.csr_matrix(counts)
+    return adata
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["csr", "dense"])
+@pytest.mark.parametrize("value", [-1.0, 0.37, np.inf, 2.0**25], ids=["negative", "fraction", "infinite", "huge"])
+def test_non_counts_are_refused_with_place_and_remedy(value, dense):
+    adata = with_value(value, dense)
+    adata.layers["raw"] = make_adata().X
+    message = rf"1 values that are not counts, in 1 of 60 cells \(first: {value:g}".replace("+", r"\+")
+    with pytest.raises(ValueError, match=message) as error:
+        CountsDiffSC.setup_anndata(adata)
+    assert "'cell7', gene 'gene3'" in str(error.value)
+    assert "layers: ['raw']" in str(error.value)
+    assert not [key for key in adata.obs if key.startswith("_scvi")]
+    assert "_scvi_uuid" not in adata.uns
+
+
+def test_one_bad_value_in_the_last_block_of_cells_is_found():
+    counts = np.ones((BLOCK_SIZE + 5, 2), dtype=np.float32)
+    counts[-1, 1] = 0.5
+    with pytest.raises(ValueError, match=rf"first: 0.5 in cell '{BLOCK_SIZE + 4}', gene '1'"):
+        CountsDiffSC(ad.AnnData(counts), **TINY)
+
+
+def test_setup_does_not_advance_numpys_global_generator(adata):
+    np.random.seed(0)  # noqa: NPY002
+    CountsDiffSC.setup_anndata(adata)
+    after = np.random.random()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    assert after == np.random.random()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("where", ["X", "layer"])
+def test_csr_array_is_refused(adata, where):
+    array = sparse.csr_array(adata.X)
+    if where == "X":
+        adata.X = array
+        with pytest.raises(TypeError, match=r"csr_array.*csr_matrix\(adata.X\)"):
+            CountsDiffSC.setup_anndata(adata)
+    else:
+        adata.layers["counts"] = array
+        with pytest.raises(TypeError, match="csr_array"):
+            CountsDiffSC.setup_anndata(adata, layer="counts")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "nearest"),
+    [
+        ("layer", "cuonts", "counts"),
+        ("observed_mask_layer", "count", "counts"),
+        ("labels_key", "celltype", "cell_type"),
+        ("batch_key", "batches", "batch"),
+        ("categorical_covariate_keys", ["donors"], "donor"),
+        ("continuous_covariate_keys", ["pct_mito"], "percent_mito"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(adata, argument, value, nearest):
+    adata.layers["counts"] = adata.X.copy()
+    with pytest.raises(KeyError, match=nearest) as error:
+        CountsDiffSC.setup_anndata(adata, **{argument: value})
+    assert argument in str(error.value)
+
+
+def test_missing_category_is_refused(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.set_categories(["B"])
+    with pytest.raises(ValueError, match=r"missing for 30 of 60 cells.*fillna\('unknown'\)"):
+        CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+
+
+def test_non_finite_covariate_is_refused(adata):
+    adata.obs.loc["cell3", "percent_mito"] = np.nan
+    with pytest.raises(ValueError, match="not a finite number for 1 of 60 cells"):
+        CountsDiffSC.setup_anndata(adata, continuous_covariate_keys=["percent_mito"])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)], ids=["no_cells", "no_genes"])
+def test_empty_data(shape):
+    with pytest.raises(ValueError, match=f"{shape[0]} cells and {shape[1]} genes"):
+        CountsDiffSC(ad.AnnData(np.zeros(shape, dtype=np.float32)))
+
+
+def test_a_matrix_is_not_an_anndata():
+    with pytest.raises(TypeError, match="takes an AnnData or a MuData"):
+        CountsDiffSC(np.zeros((3, 3)))
+
+
+def test_mask_of_numbers_is_refused(adata):
+    adata.layers["mask"] = np.ones(adata.shape)
+    with pytest.raises(TypeError, match="must be boolean"):
+        CountsDiffSC.setup_anndata(adata, observed_mask_layer="mask")
+
+
+def test_untrained_model_does_not_impute(adata):
+    model = CountsDiffSC(adata, **TINY)
+    with pytest.raises(RuntimeError, match=r"not trained.*train\(\)"):
+        model.impute()
+    assert not adata.layers
+
+
+@pytest.mark.parametrize("argument", ["denoiser", "schedule", "loss_weighting"])
+def test_unknown_model_options(adata, argument):
+    with pytest.raises(ValueError, match=f"{argument}='nonsense' is not known"):
+        CountsDiffSC(adata, **{argument: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"observed_mask": np.ones((60, 3), dtype=bool)}, ValueError, r"shape \(60, 3\).*cells x genes = \(60, 20\)"),
+        ({"observed_mask": np.ones((60, 20))}, TypeError, "must be boolean"),
+        ({"observed_mask": "observe"}, KeyError, "observed"),
+        ({"estimate": "mode"}, ValueError, "estimate='mode'"),
+        ({"conditioning": "none"}, ValueError, "conditioning='none'"),
+        ({"n_samples": 0}, ValueError, "n_samples=0"),
+        ({"n_steps": 0}, ValueError, "n_steps=0"),
+        ({"guidance_scale": -1.0}, ValueError, "guidance_scale=-1.0"),
+        ({"attrition": 1.5, "estimate": "sample", "n_steps": 2}, ValueError, "attrition=1.5"),
+        ({"indices": [0, 60]}, ValueError, r"distinct integers in \[0, 60\)"),
+        ({"indices": [1, 1]}, ValueError, "distinct integers"),
+        ({"indices": []}, ValueError, "at least one"),
+        ({"layer": "observed"}, ValueError, "never overwrites its input"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_wrong_arguments_write_nothing(masked_model, masked, arguments, error, match):
+    with pytest.raises(error, match=match):
+        masked_model.impute(**arguments)
+    assert set(masked.layers) == {"observed"}
+    assert "countsdiff_sc" not in masked.uns
+
+
+@pytest.mark.parametrize("quantiles", [[0.0], [0.5, 1.0]])
+def test_quantiles_out_of_range(masked_model, quantiles):
+    with pytest.raises(ValueError, match="quantiles"):
+        masked_model.get_imputed_counts(quantiles=quantiles)
+
+
+def test_output_layer_must_not_be_the_input(adata):
+    adata.layers["counts"] = adata.X.copy()
+    CountsDiffSC.setup_anndata(adata, layer="counts")
+    model = train_tiny(adata, max_epochs=1)
+    with pytest.raises(ValueError, match="the layer the model reads"):
+        model.impute(layer="counts")
+
+
+GENES = [f"gene{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("genes", "match"),
+    [
+        (GENES[::-1], r"in another order \(first at 0: 'gene19' for 'gene0'\).*model.var_names"),
+        (GENES[:-1], r"lacks 1 genes of the trained model \(gene19\)"),
+        ([*GENES, "other"], r"has 1 it does not know \(other\)"),
+        ([*GENES[:-1], "other"], r"lacks 1 genes.*has 1 it does not know"),
+    ],
+    ids=["permuted", "missing", "extra", "renamed"],
+)
+def test_genes_must_match_the_model(masked_model, genes, match):
+    new = ad.AnnData(np.zeros((5, len(genes)), dtype=np.float32))
+    new.var_names = genes
+    new.layers["observed"] = np.ones(new.shape, dtype=bool)
+    with pytest.raises(ValueError, match=match):
+        masked_model.impute(new)
+    assert set(new.layers) == {"observed"}
+
+
+def test_unseen_categories(adata):
+    CountsDiffSC.setup_anndata(
+        adata, batch_key="batch", labels_key="cell_type", categorical_covariate_keys=["donor"]
+    )
+    model = train_tiny(adata, max_epochs=1)
+    for key in ("batch", "cell_type", "donor"):
+        new = make_adata(n_obs=10)
+        new.obs[key] = "never seen"
+        with pytest.raises(ValueError, match=rf"obs\['{key}'\] holds 1 categories.*'never seen'"):
+            model.impute(new)
+        assert not new.layers
+
+
+def test_new_data_without_the_registered_mask_layer(masked_model):
+    new = make_adata(n_obs=5)
+    with pytest.raises(KeyError, match="observed_mask_layer='observed'"):
+        masked_model.impute(new)
+
+
+def test_mudata_mask_must_be_a_mapping(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    model = train_tiny(mdata, max_epochs=1)
+    with pytest.raises(TypeError, match="mapping from modality to mask"):
+        model.impute(observed_mask=np.ones((60, 17), dtype=bool))
+
+
+def test_unknown_modality(mdata):
+    with pytest.raises(KeyError, match="modalities='protein'.*prot"):
+        CountsDiffSC.setup_mudata(mdata, modalities=["rna", "protein"])
+
+
+def test_bad_counts_in_a_modality_are_located(mdata):
+    mdata.mod["prot"].X = mdata.mod["prot"].X / 3
+    with pytest.raises(ValueError, match=r"mdata.mod\['prot'\].X holds"):
+        CountsDiffSC.setup_mudata(mdata)
+
+
+def test_model_needs_data():
+    with pytest.raises(ValueError, match="adata or registry"):
+        CountsDiffSC()
