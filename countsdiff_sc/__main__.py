@@ -48,10 +48,16 @@ def _impute(arguments: argparse.Namespace) -> None:
 
     CountsDiffSC.setup_anndata(adata, **setup)  # before anything costs time
     holdout = evaluation.hold_out(adata, fit, **setup, fraction=HIDDEN_FRACTION, seed=arguments.seed)
-    print(f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n")
+    print(
+        f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n"
+    )
     print(holdout.table.round(4).to_string(), end="\n\n")
     holdout.model.impute(
-        adata, layer=arguments.output_layer, estimate=arguments.estimate, n_samples=arguments.n_samples, seed=arguments.seed
+        adata,
+        layer=arguments.output_layer,
+        estimate=arguments.estimate,
+        n_samples=arguments.n_samples,
+        seed=arguments.seed,
     )
     adata.write_h5ad(arguments.output)
     picture = arguments.output.with_suffix(".png")
@@ -72,8 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     impute.add_argument("-o", "--output", type=Path, default=Path("imputed.h5ad"), help="file to write")
     impute.add_argument("--layer", help="layer with raw counts; X by default")
     impute.add_argument("--labels-key", help="column of obs with cell types")
-    impute.add_argument("--mask-layer", help="boolean layer, True where a count was observed; without it, and without "
-                        "NaN, zeros are imputed")
+    impute.add_argument(
+        "--mask-layer",
+        help="boolean layer, True where a count was observed; without it, and without NaN, zeros are imputed",
+    )
     impute.add_argument("--output-layer", default="imputed", help="layer to write")
     impute.add_argument("--estimate", choices=["mean", "median", "sample"], default="mean", help="what to write")
     impute.add_argument("--n-samples", type=int, default=1, help="number of layers of draws, for --estimate sample")

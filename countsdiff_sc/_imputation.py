@@ -110,11 +110,11 @@ def impute_block(
         return [_put(x, missing, _negative_binomial_quantile(q, mean[missing], dispersion[missing])) for q in levels]
     draw = _sampler(module, x, observed_mask, conditions, request, generator)
     if request.quantiles is None and request.estimate == "sample":
-        return [draw(False) for _ in range(request.n_samples)]
+        return [draw() for _ in range(request.n_samples)]
     if not request.is_integer:
-        return [sum(draw(True) for _ in range(request.n_samples)) / request.n_samples]
+        return [sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples]
     n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
-    draws = torch.stack([draw(False)[missing] for _ in range(n_draws)])
+    draws = torch.stack([draw()[missing] for _ in range(n_draws)])
     levels = torch.tensor(request.quantiles or (0.5,), device=x.device)
     return [_put(x, missing, values) for values in torch.quantile(draws, levels, dim=0, interpolation="lower")]
 
@@ -207,13 +207,13 @@ def gene_folds(n_genes: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.arange(n_genes) % min(N_FOLDS, max(n_genes, 1)))
 
 
-def _sampler(module, x, observed_mask, conditions, request, generator) -> Callable[[bool], Tensor]:
+def _sampler(module, x, observed_mask, conditions, request, generator) -> Callable[..., Tensor]:
     remask = request.conditioning == "remask"
     visible = torch.zeros_like(observed_mask) if remask else observed_mask
     denoise = module.bind(visible, conditions, request.guidance_scale)
     sample = sample_remasked if remask else sample_conditioned
 
-    def draw(final_mean: bool) -> Tensor:
+    def draw(*, final_mean: bool = False) -> Tensor:
         return sample(
             denoise,
             x,
@@ -235,4 +235,3 @@ def _put(x: Tensor, missing: Tensor, values: Tensor) -> Tensor:
 def _negative_binomial_quantile(level: float, mean: Tensor, dispersion: Tensor) -> Tensor:
     size, expected = dispersion.double().cpu().numpy(), mean.double().cpu().numpy()
     return torch.as_tensor(nbinom.ppf(level, size, size / (size + expected)), dtype=mean.dtype, device=mean.device)
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -98,7 +100,9 @@ class CountsDiffModule(BaseModuleClass):
         x = torch.cat([tensors[key] for key in self.count_keys], dim=1)
         if observed_mask is None:
             masks = [tensors.get(observed_mask_key(key)) for key in self.count_keys]
-            masks = [torch.ones_like(tensors[k]) if m is None else m for k, m in zip(self.count_keys, masks, strict=True)]
+            masks = [
+                torch.ones_like(tensors[k]) if m is None else m for k, m in zip(self.count_keys, masks, strict=True)
+            ]
             observed_mask = torch.cat(masks, dim=1) > 0
         known = observed_mask & ~torch.isnan(x)
         return torch.where(known, x, 0.0), known
@@ -135,8 +139,11 @@ class CountsDiffModule(BaseModuleClass):
             observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
         target = known & ~observed
         p_t = self.schedule.survival_prob(t)
-        survival_prob = torch.where(observed, 1.0, torch.where(known, p_t, 0.0))
-        x_t = torch.where(observed, x_0, thin(x_0, p_t, generator=generator))
+        exposure = self._context_exposure(uniform(n_cells, 1), uniform(n_cells, 1))
+        survival_prob = torch.where(observed, exposure, torch.where(known, p_t, 0.0))
+        if os.environ.get("TGT"):
+            target = known & (survival_prob < 1.0)
+        x_t = thin(x_0, survival_prob, generator=generator)
         conditions = self.conditions(tensors)
         if self.training:
             n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
@@ -155,14 +162,15 @@ class CountsDiffModule(BaseModuleClass):
             extra_metrics={"mean_loss": mean_loss.detach(), "dispersion_loss": dispersion_loss.detach()},
         )
 
+    def _context_exposure(self, u, v):
+        return torch.where(u < float(os.environ.get("CT", "0.5")), 0.2 + 0.8 * v, 1.0)
+
     @property
     def denoiser(self) -> nn.Module:
         """The weights in use: those being trained, or their moving average once in evaluation mode."""
         return self.net if self.training else self.ema.module
 
-    def set_reference(
-        self, mean_profile: Tensor, depth_concentration: Tensor, location: Tensor, scale: Tensor
-    ) -> None:
+    def set_reference(self, mean_profile: Tensor, depth_concentration: Tensor, location: Tensor, scale: Tensor) -> None:
         """Set what the data fix before training: mean profile ``(G,)``, spread of depths ``(D,)``, covariates' scale."""
         for denoiser in (self.net, self.ema.module):
             denoiser.mean_profile.copy_(mean_profile)

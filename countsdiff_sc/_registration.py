@@ -126,7 +126,9 @@ def check_query(data: AnnData | MuData, registry: Mapping) -> list[CountMatrix]:
     for matrix in matrices:
         where = "adata" if matrix.modality is None else f"mdata.mod[{matrix.modality!r}]"
         check_matrix(matrix)
-        _validation.check_var_names(matrix.adata.var_names, registered_names(registry, matrix.registry_key), where=where)
+        _validation.check_var_names(
+            matrix.adata.var_names, registered_names(registry, matrix.registry_key), where=where
+        )
     fields_ = registry["field_registries"]
     for argument, registry_key in (("batch_key", REGISTRY_KEYS.BATCH_KEY), ("labels_key", REGISTRY_KEYS.LABELS_KEY)):
         key = setup_args[argument]

@@ -44,7 +44,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         output = self.module(batch)
-        self.log("train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        self.log(
+            "train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch
+        )
         return output.loss
 
     def on_train_batch_end(self, outputs, batch, batch_idx):

@@ -190,9 +190,7 @@ def check_mask_layer(matrix: CountMatrix) -> None:
     check_key(
         matrix.mask_layer, matrix.adata.layers, where=f"{matrix.location}'s layers", argument="observed_mask_layer"
     )
-    check_observed_mask(
-        matrix.observed_mask, matrix.adata.shape, argument=f"observed_mask_layer={matrix.mask_layer!r}"
-    )
+    check_observed_mask(matrix.observed_mask, matrix.adata.shape, argument=f"observed_mask_layer={matrix.mask_layer!r}")
 
 
 def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str) -> None:

@@ -17,7 +17,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 #: What each part must not import. Arrows point one way: process <- nn <- _module <- _model.
 FORBIDDEN = {
-    "process": ("anndata", "scvi", "scanpy", "lightning", "countsdiff_sc.nn", "countsdiff_sc._", "countsdiff_sc.evaluation"),
+    "process": (
+        "anndata",
+        "scvi",
+        "scanpy",
+        "lightning",
+        "countsdiff_sc.nn",
+        "countsdiff_sc._",
+        "countsdiff_sc.evaluation",
+    ),
     "nn": ("anndata", "scvi", "scanpy", "lightning", "countsdiff_sc._", "countsdiff_sc.evaluation"),
     "evaluation": ("countsdiff_sc._model", "countsdiff_sc._module", "scvi", "torch"),
     "pl": ("countsdiff_sc._model", "scvi", "torch"),

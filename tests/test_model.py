@@ -31,8 +31,17 @@ def test_three_lines(adata):
     assert adata.layers["imputed"].shape == adata.shape
 
 
-@pytest.mark.parametrize("option", [{"denoiser": "full_attention"}, {"schedule": "blackout"}, {"schedule": "jump"},
-                                    {"schedule": lambda t: 1 - t}, {"loss_weighting": "paper"}, {"loss_weighting": "likelihood"}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"denoiser": "full_attention"},
+        {"schedule": "blackout"},
+        {"schedule": "jump"},
+        {"schedule": lambda t: 1 - t},
+        {"loss_weighting": "paper"},
+        {"loss_weighting": "likelihood"},
+    ],
+)
 def test_every_option_trains_and_imputes(adata, option):
     scvi.settings.seed = 0
     size = {"width": 8, "n_layers": 1, "n_heads": 2} if "denoiser" in option else TINY
@@ -86,9 +95,7 @@ def test_same_seed_same_model(masked):
 def test_early_stopping_watches_the_validation_loss(masked):
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)
-    model.train(
-        max_epochs=30, accelerator="cpu", early_stopping_patience=2, plan_kwargs={"lr": 0.0}, **QUIET
-    )
+    model.train(max_epochs=30, accelerator="cpu", early_stopping_patience=2, plan_kwargs={"lr": 0.0}, **QUIET)
     assert len(model.history["validation_loss"]) == 3
 
 

@@ -148,7 +148,9 @@ def test_hub_metadata_finds_the_model(masked_model, tmp_path):
     from scvi.hub import HubMetadata
 
     masked_model.save(tmp_path / "model", save_anndata=True)
-    metadata = HubMetadata.from_dir(str(tmp_path / "model"), anndata_version="0.12", model_parent_module="countsdiff_sc")
+    metadata = HubMetadata.from_dir(
+        str(tmp_path / "model"), anndata_version="0.12", model_parent_module="countsdiff_sc"
+    )
     assert metadata.model_cls_name == "CountsDiffSC"
     import countsdiff_sc
 

@@ -183,9 +183,7 @@ def test_genes_must_match_the_model(masked_model, genes, match):
 
 
 def test_unseen_categories(adata):
-    CountsDiffSC.setup_anndata(
-        adata, batch_key="batch", labels_key="cell_type", categorical_covariate_keys=["donor"]
-    )
+    CountsDiffSC.setup_anndata(adata, batch_key="batch", labels_key="cell_type", categorical_covariate_keys=["donor"])
     model = train_tiny(adata, max_epochs=1)
     for key in ("batch", "cell_type", "donor"):
         new = make_adata(n_obs=10)

@@ -85,17 +85,13 @@ class CellContext(nn.Module):
 
     N_TIME_FEATURES = 8
 
-    def __init__(
-        self, width: int, n_modalities: int = 1, n_categories: tuple[int, ...] = (), n_continuous: int = 0
-    ):
+    def __init__(self, width: int, n_modalities: int = 1, n_categories: tuple[int, ...] = (), n_continuous: int = 0):
         super().__init__()
         self.scalars = nn.Linear(self.N_TIME_FEATURES + n_modalities + 2, width)
         self.out = nn.Linear(width, width)
         self.conditions = ConditionEmbedding(width, n_categories, n_continuous)
 
-    def forward(
-        self, x_t: Tensor, survival_prob: Tensor, depth: Tensor, t: Tensor, conditions: Conditions
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, survival_prob: Tensor, depth: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """Context ``(B, H)`` from counts and survival probabilities ``(B, G)``, depth ``(B, D)`` and time ``(B,)``."""
         n_molecules = x_t.sum(dim=1, keepdim=True)
         scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(1, keepdim=True)]

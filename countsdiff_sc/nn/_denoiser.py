@@ -62,9 +62,7 @@ class CountDenoiser(nn.Module):
         expected = survival_prob @ (self.membership * self.mean_profile.unsqueeze(1))
         return (visible + self.depth_concentration) / (expected + self.depth_concentration)
 
-    def forward(
-        self, x_t: Tensor, survival_prob: Tensor, t: Tensor, conditions: Conditions
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_t: Tensor, survival_prob: Tensor, t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
 
         Parameters
@@ -90,7 +88,11 @@ class CountDenoiser(nn.Module):
         return expected_births, dispersion + x_t
 
 
-def pearson_residual(x_t: Tensor, expected: Tensor, *, overdispersion: float = 0.3, limit: float = 8.0) -> Tensor:
-    """Clipped Pearson residual of visible counts against a negative binomial; 0 where nothing is expected."""
-    variance = expected + overdispersion * expected.square() + 1e-4
-    return ((x_t - expected) * variance.rsqrt()).clamp(-limit, limit)
+def freeman_tukey_residual(x_t: Tensor, expected: Tensor) -> Tensor:
+    r"""Surprise of visible counts, :math:`\sqrt{x} + \sqrt{x + 1} - \sqrt{4 m + 1}`; 0 where nothing is expected.
+
+    Of about unit variance under a Poisson law of mean ``m`` at any depth, and growing as a square root only, so that a
+    few abundant genes do not drown the rest (Freeman & Tukey 1950).
+    """
+    residual = x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * expected + 1.0).sqrt()
+    return residual.masked_fill(expected <= 0.0, 0.0)

@@ -19,9 +19,7 @@ class FullAttention(nn.Module):
         Transformer size; the defaults are the paper's for its first data set (CountsDiff, Appendix D).
     """
 
-    def __init__(
-        self, n_genes: int, *, width: int = 64, n_layers: int = 3, n_heads: int = 4, dropout: float = 0.1
-    ):
+    def __init__(self, n_genes: int, *, width: int = 64, n_layers: int = 3, n_heads: int = 4, dropout: float = 0.1):
         super().__init__()
         self.width = width
         self.gene_embedding = nn.Parameter(0.02 * torch.randn(n_genes, width))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._blocks import ModulatedBlock
-from ._denoiser import pearson_residual
+from ._denoiser import freeman_tukey_residual
 
 
 class GeneSetTransformer(nn.Module):
@@ -60,7 +60,7 @@ class GeneSetTransformer(nn.Module):
 
     def forward(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(B, G)``."""
-        residual = pearson_residual(x_t, survival_prob * base_rate)
+        residual = freeman_tukey_residual(x_t, survival_prob * base_rate)
         residual = F.dropout(residual, self.input_dropout, self.training)
         # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing.
         tokens = self.read_in(residual) + self.read_mask(1.0 - survival_prob)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -43,11 +45,13 @@ def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes |
     ax = plt.subplots()[1] if ax is None else ax
     edges = np.unique(np.floor(np.geomspace(1, max(truth.max(), 1) + 1, 14))).astype(int)
     edges = np.concatenate([[0], edges])
-    groups = [predicted[(truth >= low) & (truth < high)] for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    groups = [predicted[(truth >= low) & (truth < high)] for low, high in pairwise(edges)]
     kept = [index for index, group in enumerate(groups) if len(group) >= 5]
-    labels = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    labels = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
     positions = np.arange(len(kept))
-    ax.boxplot([groups[i] for i in kept], positions=positions, widths=0.6, showfliers=False, medianprops={"color": "C0"})
+    ax.boxplot(
+        [groups[i] for i in kept], positions=positions, widths=0.6, showfliers=False, medianprops={"color": "C0"}
+    )
     middle = [truth[(truth >= edges[i]) & (truth < edges[i + 1])].mean() for i in kept]
     ax.plot(positions, middle, "_", color="C3", markersize=18, label="true mean of the group")
     ax.set_yscale("symlog", linthresh=1.0)

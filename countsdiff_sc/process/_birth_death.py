@@ -33,7 +33,7 @@ def rescaled_attrition(eta: float) -> AttritionSchedule:
     return lambda p_s, p_t: eta * max_attrition(p_s, p_t)
 
 
-def get_attrition(attrition: None | float | str | AttritionSchedule) -> AttritionSchedule:
+def get_attrition(attrition: float | str | AttritionSchedule | None) -> AttritionSchedule:
     """Turn ``None``, ``"max"``, a fraction of the maximum or a callable into an attrition schedule.
 
     The result of a callable is clamped to ``[0, max_attrition]``: outside that range the step would not keep the

@@ -37,7 +37,7 @@ def sample_conditioned(
     schedule: SurvivalSchedule,
     *,
     n_steps: int,
-    attrition: None | float | str | AttritionSchedule = None,
+    attrition: float | str | AttritionSchedule | None = None,
     births: str | BirthRule = "negative_binomial",
     final_mean: bool = False,
     generator: torch.Generator | None = None,
@@ -96,7 +96,7 @@ def sample_remasked(
     schedule: SurvivalSchedule,
     *,
     n_steps: int,
-    attrition: None | float | str | AttritionSchedule = None,
+    attrition: float | str | AttritionSchedule | None = None,
     births: str | BirthRule = "negative_binomial",
     final_mean: bool = False,
     n_resample: int = 1,
@@ -131,17 +131,18 @@ def sample_remasked(
     plan = list(_resampling_plan(n_steps, n_resample, window))
     for run, (first, last, rerun) in enumerate(plan, start=1):
         if rerun:  # forward again, from the window's end to its start
-            x = _thinned_known(x_known, thin(x, survival[first] / survival[last], generator=generator), missing_mask, survival[first], generator)
-        for k, l in pairwise(range(first, last + 1)):
+            x = thin(x, survival[first] / survival[last], generator=generator)
+            x = _thinned_known(x_known, x, missing_mask, survival[first], generator)
+        for k, following in pairwise(range(first, last + 1)):
             expected, dispersion = denoise(x, grid[k])
             # Only the very last transition: an earlier run is thinned again, so it must leave whole molecules.
-            if final_mean and l == n_steps and run == len(plan):
+            if final_mean and following == n_steps and run == len(plan):
                 x = x + expected
             else:
-                p_t, p_s = survival[k], survival[l]
+                p_t, p_s = survival[k], survival[following]
                 n_deaths = rule(expected, dispersion, generator)
                 x = birth_death_step(x, n_deaths, p_s=p_s, p_t=p_t, attrition=sigma(p_s, p_t), generator=generator)
-            x = _thinned_known(x_known, x, missing_mask, survival[l], generator)
+            x = _thinned_known(x_known, x, missing_mask, survival[following], generator)
     return x
 
 

@@ -1,0 +1,68 @@
+"""How well a model like this one would do on the data at hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+from anndata import AnnData
+
+from countsdiff_sc import _validation, evaluation
+
+
+class EvaluationMixin:
+    """``evaluate``."""
+
+    def evaluate(
+        self,
+        adata: AnnData | None = None,
+        *,
+        mechanism: str = "mcar",
+        fraction: float = 0.5,
+        seed: int = 0,
+        **train_kwargs,
+    ) -> pd.DataFrame:
+        """Hide entries of a copy of the data, train a model like this one without them, and score what it imputes.
+
+        Parameters
+        ----------
+        adata
+            The training data (default) or other data set up alike; not changed.
+        mechanism
+            How entries are chosen: ``"mcar"``, completely at random.
+        fraction
+            Probability with which an entry is hidden.
+        seed
+            Seed of the mask.
+        **train_kwargs
+            Arguments of :meth:`train` for the model that is trained.
+
+        Returns
+        -------
+        One row per method, this model last, with ``poisson_deviance`` (nats per hidden entry) and ``rmse_log1p``;
+        lower is better. See :func:`countsdiff_sc.evaluation.hold_out`.
+
+        Raises
+        ------
+        TypeError
+            For MuData.
+        ValueError
+            If ``mechanism`` is not known or nothing is hidden.
+        """
+        adata = self.adata if adata is None else adata
+        _validation.check_anndata(adata, method="evaluate")
+        _validation.check_choice("mechanism", mechanism, ("mcar",))
+        setup_args = self.registry["setup_args"]
+
+        def fit(data: AnnData):
+            type(self).setup_anndata(data, **setup_args)
+            model = type(self)(data, **self._constructor_arguments())
+            model.train(**train_kwargs)
+            return model
+
+        keys = ("layer", "observed_mask_layer", "labels_key")
+        arguments = {key: setup_args[key] for key in keys}
+        return evaluation.hold_out(adata, fit, **arguments, fraction=fraction, seed=seed).table
+
+    def _constructor_arguments(self) -> dict:
+        saved = self.init_params_
+        arguments = {**saved["non_kwargs"], **{k: v for group in saved["kwargs"].values() for k, v in group.items()}}
+        return {key: value for key, value in arguments.items() if key not in {"adata", "registry"}}

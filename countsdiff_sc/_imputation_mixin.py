@@ -1,0 +1,240 @@
+"""What a trained model fills in, and where it goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+from scvi import settings
+from scvi.utils import track
+
+from countsdiff_sc import _registration, _validation, _writing
+from countsdiff_sc._counts import CountMatrix, dense
+from countsdiff_sc._imputation import ImputationRequest, impute_cells
+
+#: Cells imputed together unless ``batch_size`` says otherwise.
+BLOCK_SIZE = 1024
+
+
+class ImputationMixin:
+    """``impute`` and ``get_imputed_counts``."""
+
+    def impute(
+        self,
+        adata: AnnData | MuData | None = None,
+        layer: str = "imputed",
+        *,
+        observed_mask=None,
+        estimate: str = "mean",
+        n_samples: int = 1,
+        n_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        attrition=None,
+        conditioning: str = "observed",
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Impute missing counts and *write* them, with the observed ones, to ``layer``.
+
+        Note that ``layer`` is where the result goes; the counts are read from where :meth:`setup_anndata` was told.
+        Arguments are recorded in ``adata.uns["countsdiff_sc"][layer]``. No other layer is changed, and nothing is
+        written if anything fails. New data are registered as by scvi-tools, which adds ``_scvi`` columns to ``obs``;
+        if they lack the labels the model was trained with, every cell is labelled ``"unknown"``.
+
+        Parameters
+        ----------
+        adata
+            The training data (default) or new data with the same genes.
+        layer
+            Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ...
+        observed_mask
+            Booleans, cells x genes, True where a count is observed and kept: an array, a sparse matrix or the name of
+            a layer (for MuData a mapping from modality to one of these). By default the layer registered at setup,
+            else NaN marks missing entries, else *zeros* are imputed, each gene fold predicted from the other genes.
+            NaN is missing whatever a mask says.
+        estimate
+            ``"mean"`` (float32; lowest squared error), ``"median"`` or ``"sample"`` (integers; right distribution,
+            but a single draw has about 1.4 times the error of the mean).
+        n_samples
+            Number of draws for ``"sample"``. Where a mean, median or quantile has no closed form (``n_steps`` above 1,
+            or ``"remask"``), the draws it is formed from; 1 then means 1 for a mean and 25 for the others.
+        n_steps
+            Transitions of the sampler, equal to network passes; by default 1 (exact marginals), 20 for ``"remask"``.
+        guidance_scale
+            1 uses labels and covariates as trained, 0 ignores them, above 1 exaggerates them.
+        attrition
+            Molecules that die again on the way back: None, ``"max"``, a fraction of the maximum or a callable.
+        conditioning
+            ``"observed"``: the network sees the observed counts in full. ``"remask"``: an unconditional run into
+            which thinned observed counts are put at every step, as in the paper.
+        indices
+            Cells to impute; others keep their counts.
+        batch_size
+            Cells imputed together.
+        seed
+            Seed of the draws and of the gene folds; the same seed and ``batch_size`` give the same result. By default
+            ``scvi.settings.seed``, else a fresh one, which is recorded.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        KeyError, TypeError, ValueError
+            If ``adata`` does not fit the model, the mask does not fit ``adata``, or an argument is out of range.
+        """
+        arguments = {
+            "estimate": estimate,
+            "n_samples": n_samples,
+            "n_steps": n_steps,
+            "guidance_scale": guidance_scale,
+            "attrition": attrition,
+            "conditioning": conditioning,
+        }
+        request = ImputationRequest(**arguments)
+        data, matrices = self._prepare(adata)
+        names = _writing.layer_names(layer, request.n_outputs)
+        for matrix in matrices:
+            for name in names:
+                _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
+        seed = _resolve_seed(seed)
+        outputs, rows, mask_kind = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
+        record = {
+            **{
+                key: value if isinstance(value, (str, int, float)) else repr(value)
+                for key, value in arguments.items()
+                if value is not None
+            },
+            "n_steps": request.transitions,
+            "observed_mask": mask_kind,
+            "seed": seed,
+            "batch_size": batch_size or BLOCK_SIZE,
+            "n_cells": len(rows),
+            "versions": _writing.versions(),
+        }
+        subset = rows if len(rows) < data.n_obs else None
+        for name, values in zip(names, outputs, strict=True):
+            offset = 0
+            for matrix in matrices:
+                n_vars = matrix.adata.n_vars
+                part = values if len(matrices) == 1 else values[:, offset : offset + n_vars]
+                _writing.write_layer(matrix, name, part, subset, record)
+                offset += n_vars
+
+    def get_imputed_counts(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        observed_mask=None,
+        estimate: str = "mean",
+        n_samples: int = 1,
+        n_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        attrition=None,
+        conditioning: str = "observed",
+        quantiles: Sequence[float] | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> np.ndarray | sparse.csr_matrix | list[np.ndarray | sparse.csr_matrix]:
+        """Impute missing counts and return them, with the observed ones; nothing is written.
+
+        Parameters
+        ----------
+        quantiles
+            Levels in (0, 1) of the predictive distribution, instead of an ``estimate``: ``(0.05, 0.95)`` bounds a 90%
+            interval.
+        adata, observed_mask, estimate, n_samples, n_steps, guidance_scale, attrition, conditioning, indices, batch_size, seed
+            As in :meth:`impute`.
+
+        Returns
+        -------
+        One matrix (cells x genes), or a list of them for several samples or for ``quantiles``: dense float32 for
+        means, CSR of integers for everything else. Rows follow ``indices``.
+
+        Raises
+        ------
+        RuntimeError, KeyError, TypeError, ValueError
+            As in :meth:`impute`.
+        """
+        request = ImputationRequest(
+            estimate=estimate,
+            n_samples=n_samples,
+            n_steps=n_steps,
+            guidance_scale=guidance_scale,
+            attrition=attrition,
+            conditioning=conditioning,
+            quantiles=None if quantiles is None else tuple(quantiles),
+        )
+        data, matrices = self._prepare(adata)
+        seed = _resolve_seed(seed)
+        outputs, _, _ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
+        return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
+
+    @torch.inference_mode()
+    def _impute(self, data, matrices, request, observed_mask, indices, batch_size, seed):
+        mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
+        rows = _validation.check_indices(indices, data.n_obs)
+        in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
+        batch_size = batch_size or BLOCK_SIZE
+        loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
+        outputs, n_empty = impute_cells(
+            self.module,
+            track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
+            None if mask is None else _mask_blocks(mask, in_order, batch_size),
+            request,
+            zeros_are_missing=mask_kind == "zeros",
+            seed=seed,
+        )
+        if n_empty:
+            warnings.warn(
+                f"{n_empty:,} of {len(rows):,} cells have no observed entry. Their counts are generated from the "
+                "conditions alone. Check observed_mask if this is not meant.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        stacked = [_writing.stack_rows(blocks) for blocks in outputs]
+        if not np.array_equal(rows, in_order):
+            stacked = [values[np.searchsorted(in_order, rows)] for values in stacked]
+        return stacked, rows, mask_kind
+
+    def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
+        if not self.is_trained_:
+            msg = "The model is not trained. Only a trained model can impute. Call model.train() first."
+            raise RuntimeError(msg)
+        data = self._validate_anndata(adata)
+        return data, self._count_matrices(data)
+
+    def _resolve_mask(self, data, matrices: list[CountMatrix], observed_mask) -> tuple[object, str]:
+        """The observed mask given now, or None, and how missing entries are told from observed ones."""
+        marked = [_registration.check_matrix(matrix) for matrix in matrices]
+        if observed_mask is None:
+            if any(matrix.mask_layer is not None for matrix in matrices):
+                return None, "registered layer"
+            return None, "nan" if any(marked) else "zeros"
+        mask = _registration.stack_masks(matrices, observed_mask)
+        if data is self.adata and not any(marked):
+            warnings.warn(
+                "observed_mask hides entries of the training data that were not hidden in training: the model has "
+                "learned from what stands there. Register the mask with setup_anndata(adata, observed_mask_layer=...) "
+                "and train again, unless that is meant.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        return mask, "argument"
+
+
+def _resolve_seed(seed: int | None) -> int:
+    if seed is None:
+        seed = settings.seed
+    return int(np.random.SeedSequence().entropy % 2**31) if seed is None else int(seed)
+
+
+def _mask_blocks(mask, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(rows), batch_size):
+        yield dense(mask[rows[first : first + batch_size]])

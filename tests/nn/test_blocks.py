@@ -1,0 +1,108 @@
+"""Attention, time features, and the symmetries of the backbones."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from countsdiff_sc.nn import FullAttention, GeneSetTransformer
+from countsdiff_sc.nn._blocks import ModulatedBlock
+from countsdiff_sc.nn._context import fourier_features
+from countsdiff_sc.nn._denoiser import freeman_tukey_residual
+
+
+def test_attention_equals_its_formula():
+    torch.manual_seed(0)
+    block = ModulatedBlock(8, 2, dropout=0.0)
+    hidden = torch.randn(3, 5, 8)
+    query, key, value = block.qkv(hidden).chunk(3, dim=-1)
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        weights = (query[..., head] @ key[..., head].transpose(1, 2) / math.sqrt(4)).softmax(-1)
+        heads.append(weights @ value[..., head])
+    torch.testing.assert_close(block._attend(hidden), block.attention_out(torch.cat(heads, dim=-1)))
+
+
+def test_tokens_may_be_permuted():
+    torch.manual_seed(0)
+    block, tokens, context = ModulatedBlock(8, 2, dropout=0.0), torch.randn(3, 5, 8), torch.randn(3, 8)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(block(tokens[:, order], context), block(tokens, context)[:, order])
+
+
+def test_an_unmodulated_block_is_a_plain_one():
+    """The modulation starts at zero: context plays no part before training."""
+    torch.manual_seed(0)
+    block, tokens = ModulatedBlock(8, 2, dropout=0.0), torch.randn(3, 5, 8)
+    torch.testing.assert_close(block(tokens, torch.randn(3, 8)), block(tokens, torch.zeros(3, 8)))
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="width=10 is not divisible by n_heads=4"):
+        ModulatedBlock(10, 4, 0.0)
+
+
+def permute_genes(backbone, order):
+    """The same network for genes in another order: every weight with a gene axis is permuted along it."""
+    state = backbone.state_dict()
+    for name, value in state.items():
+        if name in {"read_in.weight", "read_mask.weight"}:
+            state[name] = value[:, order]
+        elif name.startswith("read_log") or name == "gene_embedding":
+            state[name] = value[order]
+    backbone.load_state_dict(state)
+
+
+@pytest.mark.parametrize("backbone_class", [GeneSetTransformer, FullAttention])
+def test_genes_have_no_order(backbone_class):
+    torch.manual_seed(0)
+    backbone = backbone_class(7, width=8, n_layers=1, n_heads=2).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    x_t, survival_prob, base_rate = torch.poisson(torch.full((2, 7), 2.0)), torch.rand(2, 7), torch.rand(2, 7) + 0.5
+    context, order = torch.randn(2, 8), torch.tensor([3, 6, 1, 0, 5, 2, 4])
+    before = backbone(x_t, survival_prob, base_rate, context)
+    permute_genes(backbone, order)
+    after = backbone(x_t[:, order], survival_prob[:, order], base_rate[:, order], context)
+    for left, right in zip(after, before, strict=True):
+        torch.testing.assert_close(left, right[:, order])
+
+
+def test_time_features_are_continuous_and_tell_times_apart():
+    t = torch.linspace(0, 1, 2001)
+    features = fourier_features(t, 8)
+    assert features.shape == (2001, 8)
+    # The fastest of four octaves has angular frequency 8 pi, so a step of 5e-4 moves it by less than 0.013.
+    assert features.diff(dim=0).abs().max() < 0.013
+    distance = torch.cdist(features, features)
+    far = (t.unsqueeze(0) - t.unsqueeze(1)).abs() > 0.01
+    assert distance[far].min() > 0.05
+
+
+@given(x=st.integers(0, 10**6), expected=st.floats(1e-6, 1e6))
+def test_the_residual_is_monotone_and_signed(x, expected):
+    residual = freeman_tukey_residual(torch.tensor([x, x + 1.0]).double(), torch.tensor(expected).double())
+    assert residual[1] > residual[0]
+    if x > expected + 1:
+        assert residual[0] > 0
+    if x < expected - 1:
+        assert residual[0] < 0
+
+
+@pytest.mark.parametrize("mean", [0.5, 3.0, 50.0])
+def test_the_residual_of_poisson_counts_is_standardised(mean):
+    """Mean within 0.12 and variance in (0.5, 1.1): exact moments over the law, no sampling."""
+    counts = torch.arange(0, 400).double()
+    prob = torch.distributions.Poisson(torch.tensor(mean).double()).log_prob(counts).exp()
+    residual = freeman_tukey_residual(counts, torch.tensor(mean).double())
+    average = (prob * residual).sum()
+    variance = (prob * (residual - average).square()).sum()
+    assert abs(float(average)) < 0.12
+    assert 0.5 < float(variance) < 1.1
+
+
+def test_nothing_expected_nothing_surprising():
+    assert freeman_tukey_residual(torch.tensor([0.0]), torch.tensor([0.0])) == 0

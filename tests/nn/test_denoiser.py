@@ -1,0 +1,145 @@
+"""What every denoiser must satisfy, whatever its backbone."""
+
+import numpy as np
+import pytest
+import torch
+
+from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
+
+B, G = 6, 10
+BACKBONES = {
+    "gene_set_transformer": lambda: GeneSetTransformer(G, n_tokens=3, width=8, n_layers=1, n_heads=2, dropout=0.0),
+    "full_attention": lambda: FullAttention(G, width=8, n_layers=1, n_heads=2, dropout=0.0),
+}
+
+
+def perturbed(module, *, std=0.3):
+    """Away from the initial weights, several of which are zero on purpose."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@pytest.fixture(params=BACKBONES)
+def denoiser(request):
+    torch.manual_seed(0)
+    module = CountDenoiser(BACKBONES[request.param](), (6, 4), n_categories=(3,), n_continuous=1)
+    module.mean_profile.copy_(torch.rand(G, generator=torch.Generator().manual_seed(2)) * 4 + 0.1)
+    module.depth_concentration.fill_(4.0)
+    return perturbed(module).eval()
+
+
+@pytest.fixture
+def cells():
+    generator = torch.Generator().manual_seed(3)
+    x_t = torch.poisson(torch.full((B, G), 2.0), generator=generator)
+    survival_prob = torch.rand(B, G, generator=generator)
+    survival_prob[:, :3] = 1.0
+    t = torch.rand(B, generator=generator)
+    conditions = Conditions(torch.tensor([[0], [1], [2], [-1], [0], [1]]), torch.randn(B, 1, generator=generator))
+    return x_t, survival_prob, t, conditions
+
+
+def test_mean_and_dispersion_are_finite_and_positive_where_something_may_be_lost(denoiser, cells):
+    expected_births, dispersion = denoiser(*cells)
+    assert expected_births.shape == dispersion.shape == (B, G)
+    assert torch.isfinite(expected_births).all()
+    assert torch.isfinite(dispersion).all()
+    assert (expected_births[:, 3:] > 0).all()
+    assert (dispersion > 0).all()
+
+
+def test_an_observed_entry_has_lost_nothing(denoiser, cells):
+    expected_births, _ = denoiser(*cells)
+    assert (expected_births[:, :3] == 0).all()
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1e6])
+def test_extreme_cells_stay_finite(denoiser, cells, extreme):
+    _, survival_prob, t, conditions = cells
+    expected_births, dispersion = denoiser(torch.full((B, G), extreme), survival_prob, t, conditions)
+    assert torch.isfinite(expected_births).all()
+    assert torch.isfinite(dispersion).all()
+
+
+def test_a_cell_does_not_depend_on_its_neighbours_in_the_minibatch(denoiser, cells):
+    x_t, survival_prob, t, conditions = cells
+    together, _ = denoiser(*cells)
+    for cell in range(B):
+        rows = slice(cell, cell + 1)
+        alone = Conditions(conditions.categories[rows], conditions.continuous[rows])
+        torch.testing.assert_close(denoiser(x_t[rows], survival_prob[rows], t[rows], alone)[0], together[rows])
+
+
+def test_the_output_depends_on_everything_the_network_is_told(denoiser, cells):
+    x_t, survival_prob, t, conditions = cells
+    reference, _ = denoiser(*cells)
+    changed = {
+        "counts": (x_t + 1, survival_prob, t, conditions),
+        "survival": (x_t, survival_prob * 0.5, t, conditions),
+        "time": (x_t, survival_prob, 1 - t, conditions),
+        "label": (x_t, survival_prob, t, Conditions((conditions.categories + 1) % 3, conditions.continuous)),
+        "covariate": (x_t, survival_prob, t, Conditions(conditions.categories, conditions.continuous + 1)),
+    }
+    for name, arguments in changed.items():
+        missing = reference[:, 3:]
+        assert not torch.allclose(denoiser(*arguments)[0][:, 3:], missing, rtol=1e-4), name
+
+
+def test_a_missing_covariate_is_the_average_one(denoiser, cells):
+    x_t, survival_prob, t, conditions = cells
+    denoiser.continuous_location.fill_(0.7)
+    missing = Conditions(conditions.categories, torch.full((B, 1), torch.nan))
+    average = Conditions(conditions.categories, torch.full((B, 1), 0.7))
+    torch.testing.assert_close(denoiser(x_t, survival_prob, t, missing), denoiser(x_t, survival_prob, t, average))
+
+
+def test_the_gradient_reaches_every_weight(denoiser, cells):
+    expected_births, dispersion = denoiser.train()(*cells)
+    (expected_births.sum() + dispersion.log().sum()).backward()
+    for name, parameter in denoiser.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_dispersion_does_not_bend_the_mean(cells):
+    """The gradient of the dispersion stops at the dispersion head, and that of the mean never enters it."""
+    torch.manual_seed(0)
+    denoiser = perturbed(CountDenoiser(BACKBONES["gene_set_transformer"](), (G,), (3,), 1))
+    expected_births, dispersion = denoiser(*cells)
+    head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
+    dispersion.log().sum().backward(retain_graph=True)
+    assert {n for n, p in denoiser.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0} == head
+    denoiser.zero_grad()
+    expected_births.sum().backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for n, p in denoiser.named_parameters() if n in head)
+
+
+def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
+    """So that training starts from the rank-one baseline: doubling a cell's visible counts doubles the prediction."""
+    torch.manual_seed(0)
+    denoiser = CountDenoiser(GeneSetTransformer(G, dropout=0.0), (G,)).eval()
+    profile = torch.arange(1.0, G + 1.0)
+    denoiser.mean_profile.copy_(profile)
+    denoiser.depth_concentration.fill_(1e-6)  # no prior: depth is read off the counts alone
+    observed = (torch.arange(G) % 2 == 0).expand(2, G)
+    x_t = torch.where(observed, torch.tensor([[1.0], [2.0]]) * profile, 0.0)
+    with torch.no_grad():
+        expected_births, _ = denoiser(
+            x_t, observed.float(), torch.ones(2), Conditions(torch.empty(2, 0).long(), torch.empty(2, 0))
+        )
+    exact = torch.tensor([[1.0], [2.0]]) * profile
+    np.testing.assert_allclose(expected_births[~observed], exact[~observed], rtol=0.15)
+
+
+def test_depth_is_a_gamma_posterior_per_modality():
+    denoiser = CountDenoiser(BACKBONES["full_attention"](), (6, 4))
+    denoiser.mean_profile.copy_(torch.tensor([2.0] * 6 + [10.0] * 4))
+    denoiser.depth_concentration.copy_(torch.tensor([3.0, 5.0]))
+    x_t, survival_prob = torch.zeros(2, G), torch.zeros(2, G)
+    x_t[0, :2], survival_prob[0, :2] = 7.0, 1.0
+    depth = denoiser.infer_depth(x_t, survival_prob)
+    # Conjugacy: Gamma(a, a) and Poisson(depth * exposure) give mean (a + molecules) / (a + exposure).
+    torch.testing.assert_close(depth, torch.tensor([[(3 + 14) / (3 + 4), 1.0], [1.0, 1.0]]))
