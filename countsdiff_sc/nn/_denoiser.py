@@ -94,5 +94,4 @@ def freeman_tukey_residual(x_t: Tensor, expected: Tensor) -> Tensor:
     Of about unit variance under a Poisson law of mean ``m`` at any depth, and growing as a square root only, so that a
     few abundant genes do not drown the rest (Freeman & Tukey 1950).
     """
-    residual = x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * expected + 1.0).sqrt()
-    return residual.masked_fill(expected <= 0.0, 0.0)
+    return x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * expected + 1.0).sqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def get_attrition(attrition: float | str | AttritionSchedule | None) -> Attritio
         return no_attrition
     if attrition == "max":
         return max_attrition
-    if isinstance(attrition, (int, float)) and 0.0 <= attrition <= 1.0:
+    if isinstance(attrition, Real) and 0.0 <= attrition <= 1.0:
         return rescaled_attrition(float(attrition))
     if callable(attrition):
         return lambda p_s, p_t: torch.minimum(attrition(p_s, p_t).clamp(min=0.0), max_attrition(p_s, p_t))

@@ -28,8 +28,9 @@ def bound_integrand(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
     Integrated over time with weight :func:`likelihood_weight` its expectation bounds :math:`-\log P(x_0)` from
     above, with equality for the posterior mean. It differs from :func:`bregman_loss` by a term free of the network.
     """
-    ratio = n_deaths / expected_births.clamp(min=RATE_FLOOR)
-    return torch.xlogy(n_deaths, ratio) - n_deaths + expected_births
+    # Not xlogy of the ratio: its gradient is NaN where nothing died.
+    log_births = expected_births.clamp(min=RATE_FLOOR).log()
+    return torch.xlogy(n_deaths, n_deaths) - n_deaths * log_births - n_deaths + expected_births
 
 
 def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
@@ -45,14 +46,25 @@ def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Te
         *Inverse* dispersion, positive: the Poisson law is its limit at infinity.
     """
     mean = mean.clamp(min=RATE_FLOOR)
-    log_total = (dispersion + mean).log()
+    log_excess = (mean / dispersion).log1p()
     return (
-        torch.lgamma(dispersion)
-        + torch.lgamma(count + 1.0)
-        - torch.lgamma(count + dispersion)
-        + dispersion * (log_total - dispersion.log())
-        + count * (log_total - mean.log())
+        torch.lgamma(count + 1.0)
+        - _log_rising_factorial(dispersion, count)
+        + (dispersion + count) * log_excess
+        + count * (dispersion.log() - mean.log())
     )
+
+
+#: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.
+_STIRLING_FROM = 1e3
+
+
+def _log_rising_factorial(dispersion: Tensor, count: Tensor) -> Tensor:
+    r""":math:`\log\Gamma(r + x) - \log\Gamma(r)`."""
+    small = dispersion.clamp(max=_STIRLING_FROM)
+    direct = torch.lgamma(small + count) - torch.lgamma(small)
+    series = count * dispersion.log() + (dispersion + count - 0.5) * (count / dispersion).log1p() - count
+    return torch.where(dispersion > _STIRLING_FROM, series, direct)
 
 
 def paper_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:

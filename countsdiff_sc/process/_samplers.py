@@ -74,7 +74,7 @@ def sample_conditioned(
     """
     rule, sigma = get_birth_rule(births), get_attrition(attrition)
     grid = time_grid(n_steps, device=x_known.device)
-    survival = schedule.survival_prob(grid)
+    survival = schedule.survival_prob(grid).to(x_known.dtype)
     entries = missing_mask.nonzero(as_tuple=True)  # the only device synchronisation
     x = x_known.masked_fill(missing_mask, 0.0)
     for k in range(n_steps):
@@ -125,7 +125,7 @@ def sample_remasked(
     """
     rule, sigma = get_birth_rule(births), get_attrition(attrition)
     grid = time_grid(n_steps, device=x_known.device)
-    survival = schedule.survival_prob(grid)
+    survival = schedule.survival_prob(grid).to(x_known.dtype)
     x_known = x_known.masked_fill(missing_mask, 0.0)  # never read: torch.binomial does not return from a NaN
     x = torch.zeros_like(x_known)
     plan = list(_resampling_plan(n_steps, n_resample, window))

@@ -187,7 +187,9 @@ def check_schedule(schedule: SurvivalSchedule, t: Tensor | None = None) -> None:
     """Raise ``ValueError`` unless ``schedule`` is finite, strictly decreasing and runs from 1 to 0 at times ``t``."""
     t = torch.linspace(0.0, 1.0, 513, dtype=torch.float64) if t is None else t
     prob = schedule.curve(t)
-    if prob.shape != t.shape or not bool(torch.isfinite(prob).all()):
+    if not isinstance(prob, Tensor):
+        problem = f"is a {type(prob).__name__}, not a tensor with one number per time"
+    elif prob.shape != t.shape or not bool(torch.isfinite(prob).all()):
         problem = "is not one finite number per time"
     elif abs(float(prob[0]) - 1.0) > END_TOLERANCE:
         problem = f"has p(0) = {float(prob[0]):.4g}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from countsdiff_sc.kernels import thin_counts
+
 
 def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     r"""Keep each molecule independently with a given probability.
@@ -27,6 +29,8 @@ def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | Non
 
     Notes
     -----
+    On a CPU a compiled loop over the molecules does the work, elsewhere :func:`torch.binomial`.
+
     Nothing is checked here, because a check would stop the device at every step: :func:`torch.binomial` truncates
     fractions and returns 0 for negative counts without a word. Counts are checked once, where the user hands them in.
 
@@ -35,4 +39,11 @@ def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | Non
     >>> thin(torch.tensor([[4.0, 0.0]]), torch.tensor([[1.0]]))
     tensor([[4., 0.]])
     """
-    return torch.binomial(x_0, survival_prob.expand_as(x_0), generator=generator)
+    survival_prob = survival_prob.expand_as(x_0)
+    if x_0.device.type != "cpu":
+        return torch.binomial(x_0, survival_prob, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    n_columns = x_0.shape[-1] if x_0.ndim else 1
+    rows = (x_0.numel() // max(n_columns, 1), n_columns)
+    thinned = thin_counts(x_0.reshape(rows).numpy(), survival_prob.reshape(rows).numpy(), seed=seed)
+    return torch.from_numpy(thinned).view(x_0.shape)

@@ -164,6 +164,8 @@ def test_unknown_schedule(schedule):
         (lambda t: t, r"has p\(0\) = 0"),
         (lambda t: 1 - t + 0.3 * torch.sin(4 * math.pi * t), r"does not decrease at t = 0\.000"),
         (lambda t: (1 - 2 * t).clamp(min=0), r"does not decrease at t = 0\.500"),
+        (lambda t: 1.0, "is a float, not a tensor"),
+        (lambda t: (1 - t).numpy(), "is a ndarray, not a tensor"),
         (lambda t: (1 - t) * math.nan, "is not one finite number per time"),
         (lambda t: (0.5 - t).sqrt(), "is not one finite number per time"),
         (lambda t: (1 - t)[None], "is not one finite number per time"),

@@ -1,4 +1,4 @@
-"""Thinning keeps each molecule on its own. 18 statistical tests at a false-alarm rate of 1e-4: 0.2% in all, once."""
+"""Thinning keeps each molecule on its own. 19 statistical tests at a false-alarm rate of 1e-4: 0.2% in all, once."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,5 @@
+"""Compiled loops for what vectors cannot do well on a CPU. Each has a plain counterpart that its tests compare it with."""
+
+from ._thinning import thin_counts
+
+__all__ = ["thin_counts"]
