@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _impute(arguments: argparse.Namespace) -> None:
+    _keep_quiet()
+    if not arguments.output.parent.is_dir():
+        msg = f"--output={arguments.output}: there is no folder {arguments.output.parent}. Create it first."
+        raise FileNotFoundError(msg)
     scvi.settings.seed = arguments.seed
     if arguments.input is None:
         adata, arguments.labels_key = datasets.pbmc68k_counts(), arguments.labels_key or "bulk_labels"
@@ -66,6 +72,13 @@ def _impute(arguments: argparse.Namespace) -> None:
     print(f"Wrote layers {written} to {arguments.output} and the picture {picture}.")
 
 
+def _keep_quiet() -> None:
+    """Leave the terminal to the progress bar, the table and our own warnings."""
+    scvi.settings.verbosity = logging.WARNING
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m countsdiff_sc", description="Impute single-cell counts.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -85,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     impute.add_argument("--output-layer", default="imputed", help="layer to write")
     impute.add_argument("--estimate", choices=["mean", "median", "sample"], default="mean", help="what to write")
     impute.add_argument("--n-samples", type=int, default=1, help="number of layers of draws, for --estimate sample")
-    impute.add_argument("--epochs", type=int, help="passes over the cells; about 1,000 steps by default")
+    impute.add_argument(
+        "--epochs", type=int, help="passes over the cells; by default they depend on the number of molecules"
+    )
     impute.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser
 

@@ -81,10 +81,13 @@ class Reference:
         Mean count of each gene in a cell of average depth (molecules), shape ``(G,)``, positive.
     depth_concentration
         Shape of the Gamma law of depths with mean 1: one over their squared coefficient of variation.
+    n_molecules
+        Molecules in all observed entries.
     """
 
     mean_profile: np.ndarray
     depth_concentration: float
+    n_molecules: float
 
 
 def estimate_reference(matrix: CountMatrix, *, n_rounds: int = 3) -> Reference:
@@ -108,7 +111,8 @@ def estimate_reference(matrix: CountMatrix, *, n_rounds: int = 3) -> Reference:
         profile = np.maximum(gene_total, 0.5) / np.maximum(gene_exposure, 1.0)
         depth = np.divide(cell_total, cell_exposure, out=np.ones(n_obs), where=cell_exposure > 0)
         depth /= max(depth.mean(), 1e-12)
-    return Reference(profile.astype(np.float32), float(1.0 / max(depth.var(), 1e-3)))
+    concentration = float(1.0 / max(depth.var(), 1e-3))
+    return Reference(profile.astype(np.float32), concentration, float(gene_total.sum()))
 
 
 def _known_blocks(matrix: CountMatrix) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix, np.ndarray | None]]:

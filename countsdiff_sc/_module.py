@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -60,7 +58,7 @@ class CountsDiffModule(BaseModuleClass):
     #: How often a cell's observed counts are thinned in training, and the least that is left of them.
     SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
     #: The dispersion is fitted to one in this many cells of a minibatch: its likelihood costs more than all else.
-    DISPERSION_SHARE = 4
+    DISPERSION_SHARE = 8
 
     def __init__(
         self,
@@ -102,14 +100,13 @@ class CountsDiffModule(BaseModuleClass):
         An ``observed_mask`` ``(B, G)`` takes the place of the registered masks; NaN is never known.
         """
         x = torch.cat([tensors[key] for key in self.count_keys], dim=1)
-        if observed_mask is None:
-            masks = [tensors.get(observed_mask_key(key)) for key in self.count_keys]
-            masks = [
-                torch.ones_like(tensors[k]) if m is None else m for k, m in zip(self.count_keys, masks, strict=True)
-            ]
+        known = ~torch.isnan(x)
+        if observed_mask is None and any(observed_mask_key(key) in tensors for key in self.count_keys):
+            masks = [tensors.get(observed_mask_key(key), torch.ones_like(tensors[key])) for key in self.count_keys]
             observed_mask = torch.cat(masks, dim=1) > 0
-        known = observed_mask & ~torch.isnan(x)
-        return torch.where(known, x, 0.0), known
+        if observed_mask is not None:
+            known &= observed_mask
+        return torch.nan_to_num(x) * known, known
 
     def conditions(self, tensors: dict[str, Tensor]) -> Conditions:
         """Labels, batches and covariates of the cells of a minibatch."""
@@ -143,7 +140,9 @@ class CountsDiffModule(BaseModuleClass):
             observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
         # Some cells are seen at a lower depth than they were measured: what they lose there is a target as well.
         shallow = uniform(n_cells, 1) < self.SHALLOW_FRACTION
-        exposure = torch.where(shallow, torch.lerp(torch.tensor(self.MIN_EXPOSURE), torch.tensor(1.0), uniform(n_cells, 1)), 1.0)
+        exposure = torch.where(
+            shallow, torch.lerp(torch.tensor(self.MIN_EXPOSURE), torch.tensor(1.0), uniform(n_cells, 1)), 1.0
+        )
         # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
         survival_prob = known * torch.lerp(self.schedule.survival_prob(t), exposure, observed.to(x_0.dtype))
         x_t = thin(x_0, survival_prob, generator=generator)

@@ -30,7 +30,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self,
         module: CountsDiffModule,
         *,
-        lr: float = 1e-3,
+        lr: float = 2.5e-3,
         weight_decay: float = 0.05,
         warmup_fraction: float = 0.1,
     ):

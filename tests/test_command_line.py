@@ -42,7 +42,11 @@ def test_a_mask_layer_is_respected(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--labels-key", "celltype"], "cell_type"), (["--layer", "raw"], "layer='raw'")],
+    [
+        (["--labels-key", "celltype"], "cell_type"),
+        (["--layer", "raw"], "layer='raw'"),
+        (["-o", "nowhere/out.h5ad"], "there is no folder nowhere"),
+    ],
 )
 def test_mistakes_end_with_a_message_and_no_file(tmp_path, capsys, arguments, message):
     make_adata().write_h5ad(tmp_path / "in.h5ad")

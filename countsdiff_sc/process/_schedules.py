@@ -164,8 +164,8 @@ class CallableSchedule(SurvivalSchedule):
 
     Examples
     --------
-    >>> CallableSchedule(lambda t: 1 - t).survival_prob_rate(torch.tensor([0.5]))
-    tensor([-1.0000])
+    >>> CallableSchedule(lambda t: 1 - t).survival_prob(torch.tensor([0.25]))
+    tensor([0.7500])
     """
 
     _STEP = 1e-5
