@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from anndata import AnnData
 
 from countsdiff_sc import _validation, evaluation
+from countsdiff_sc.evaluation._baselines import BASELINES
 
 
 class EvaluationMixin:
@@ -17,6 +20,7 @@ class EvaluationMixin:
         *,
         mechanism: str = "mcar",
         fraction: float = 0.5,
+        baselines: Sequence[str] = tuple(BASELINES),
         seed: int = 0,
         **train_kwargs,
     ) -> pd.DataFrame:
@@ -27,9 +31,13 @@ class EvaluationMixin:
         adata
             The training data (default) or other data set up alike; not changed.
         mechanism
-            How entries are chosen: ``"mcar"``, completely at random.
+            How entries are chosen: ``"mcar"`` (completely at random), ``"mar"`` (shallow cells lose more), ``"mnar_low"``
+            or ``"mnar_high"`` (low, or high, counts of a gene are lost more often).
         fraction
-            Probability with which an entry is hidden.
+            Expected fraction of entries that is hidden.
+        baselines
+            What to compare with: ``"zeros"``, ``"gene mean x depth"``, ``"label mean x depth"`` (only with labels),
+            ``"nearest neighbours"``, ``"low rank"``.
         seed
             Seed of the mask.
         **train_kwargs
@@ -45,11 +53,10 @@ class EvaluationMixin:
         TypeError
             For MuData.
         ValueError
-            If ``mechanism`` is not known or nothing is hidden.
+            If ``mechanism`` or a baseline is not known, or nothing is hidden.
         """
         adata = self.adata if adata is None else adata
         _validation.check_anndata(adata, method="evaluate")
-        _validation.check_choice("mechanism", mechanism, ("mcar",))
         setup_args = self.registry["setup_args"]
 
         def fit(data: AnnData):
@@ -60,7 +67,9 @@ class EvaluationMixin:
 
         keys = ("layer", "observed_mask_layer", "labels_key")
         arguments = {key: setup_args[key] for key in keys}
-        return evaluation.hold_out(adata, fit, **arguments, fraction=fraction, seed=seed).table
+        return evaluation.hold_out(
+            adata, fit, **arguments, mechanism=mechanism, fraction=fraction, baselines=baselines, seed=seed
+        ).table
 
     def _constructor_arguments(self) -> dict:
         saved = self.init_params_

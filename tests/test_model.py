@@ -224,8 +224,15 @@ def test_all_kinds_of_conditions(adata):
 
 def test_evaluate_trains_a_model_like_this_one_and_leaves_the_data_alone(masked_model, masked):
     before = masked.copy()
-    table = masked_model.evaluate(fraction=0.3, seed=1, max_epochs=1, accelerator="cpu", **QUIET)
-    assert list(table.index) == ["zeros", "gene mean x depth", "label mean x depth", "CountsDiffSC"]
+    table = masked_model.evaluate(mechanism="mnar_low", fraction=0.3, seed=1, max_epochs=1, accelerator="cpu", **QUIET)
+    assert list(table.index) == [
+        "zeros",
+        "gene mean x depth",
+        "label mean x depth",
+        "nearest neighbours",
+        "low rank",
+        "CountsDiffSC",
+    ]
     assert np.isfinite(table.to_numpy()).all()
     assert (masked.X != before.X).nnz == 0
     assert list(masked.layers) == list(before.layers)
@@ -234,6 +241,8 @@ def test_evaluate_trains_a_model_like_this_one_and_leaves_the_data_alone(masked_
 def test_evaluate_refuses_what_it_does_not_know(masked_model, mdata):
     with pytest.raises(ValueError, match="mechanism='mnar'"):
         masked_model.evaluate(mechanism="mnar")
+    with pytest.raises(ValueError, match="baselines='magic'"):
+        masked_model.evaluate(baselines=["magic"])
     with pytest.raises(TypeError, match="takes an AnnData"):
         masked_model.evaluate(mdata)
 

@@ -1,18 +1,56 @@
 """Judging an imputation on entries that were hidden from it."""
 
-from ._baselines import gene_mean_x_depth, label_mean_x_depth, zeros
+from ._baselines import gene_mean_x_depth, label_mean_x_depth, low_rank, nearest_neighbours, zeros
 from ._holdout import Holdout, compare, hold_out
-from ._masks import mcar
-from ._metrics import poisson_deviance, rmse_log1p
+from ._masks import mar, mcar, mnar_high, mnar_low, modality, panel, split_molecules, valid_entries
+from ._metrics import (
+    bias,
+    coverage,
+    energy_distance,
+    grouped_correlation,
+    mae,
+    negative_binomial_log_score,
+    pearson,
+    poisson_deviance,
+    r2,
+    randomised_pit,
+    rmse,
+    rmse_log1p,
+    variance_ratio,
+    wasserstein,
+    zero_fraction_error,
+)
 
 __all__ = [
     "Holdout",
+    "bias",
     "compare",
+    "coverage",
+    "energy_distance",
     "gene_mean_x_depth",
+    "grouped_correlation",
     "hold_out",
     "label_mean_x_depth",
+    "low_rank",
+    "mae",
+    "mar",
     "mcar",
+    "mnar_high",
+    "mnar_low",
+    "modality",
+    "nearest_neighbours",
+    "negative_binomial_log_score",
+    "panel",
+    "pearson",
     "poisson_deviance",
+    "r2",
+    "randomised_pit",
+    "rmse",
     "rmse_log1p",
+    "split_molecules",
+    "valid_entries",
+    "variance_ratio",
+    "wasserstein",
+    "zero_fraction_error",
     "zeros",
 ]

@@ -6,10 +6,19 @@ counts of that shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 
 #: Weight, in cells, of the overall profile in the profile of a label.
 LABEL_PRIOR = 1.0
+#: Weight, in cells of average depth, of the overall profile in the profile of a neighbourhood.
+NEIGHBOUR_PRIOR = 2.0
+#: Prior molecules on a factor's weight in a cell, and on a gene in a factor.
+LOW_RANK_PRIOR_CELLS, LOW_RANK_PRIOR_GENES = 0.5, 3.0
 
 
 def zeros(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -34,6 +43,87 @@ def label_mean_x_depth(counts: np.ndarray, observed_mask: np.ndarray, labels: np
     return imputed
 
 
+def nearest_neighbours(
+    counts: np.ndarray,
+    observed_mask: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    n_neighbours: int = 50,
+    n_components: int = 15,
+    n_rounds: int = 3,
+) -> np.ndarray:
+    """Mean of the neighbours' visible counts, over their visible depth, at the cell's own depth.
+
+    Neighbours are found by principal components of ``log1p`` of twice the depth-scaled counts; the missing entries hold the
+    gene means at first and the last round's result afterwards.
+
+    Parameters
+    ----------
+    counts, observed_mask
+        Counts (molecules) and where they are known, cells x genes.
+    labels
+        Not used.
+    n_neighbours, n_components
+        Neighbours of a cell, itself included, and components.
+    n_rounds
+        Rounds of search and fill.
+    """
+    depth, profile = _fit_rank_one(counts, observed_mask)
+    depth = np.maximum(depth, 1e-6)[:, None]
+    visible, exposure = np.where(observed_mask, counts, 0.0), depth * observed_mask
+    rate = np.broadcast_to(profile, counts.shape)
+    n_neighbours, n_components = min(n_neighbours, len(counts)), min(n_components, *counts.shape)
+    for _ in range(n_rounds):
+        filled = np.log1p(2.0 * np.where(observed_mask, counts / depth, rate))
+        latent = PCA(n_components, random_state=0).fit_transform(filled)
+        graph = NearestNeighbors(n_neighbors=n_neighbours).fit(latent).kneighbors_graph(latent)
+        rate = (graph @ visible + NEIGHBOUR_PRIOR * profile) / (graph @ exposure + NEIGHBOUR_PRIOR)
+    return (depth * rate).astype(np.float32)
+
+
+def low_rank(
+    counts: np.ndarray,
+    observed_mask: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    rank: int = 8,
+    n_rounds: int = 100,
+    seed: int = 0,
+) -> np.ndarray:
+    r"""Poisson factorisation :math:`d_i \mu_g \sum_k w_{ik} h_{kg}` of the observed entries, with Gamma priors of mean 1 on ``h``.
+
+    Fitted by the expectation-maximisation (multiplicative) updates of the posterior mode (Lee & Seung 1999; Cemgil 2009).
+
+    Parameters
+    ----------
+    counts, observed_mask
+        Counts (molecules) and where they are known, cells x genes.
+    labels
+        Not used.
+    rank
+        Number of factors.
+    n_rounds
+        Rounds of updates.
+    seed
+        Seed of the starting point.
+    """
+    depth, profile = _fit_rank_one(counts, observed_mask)
+    expected = (depth[:, None] * np.maximum(profile, 1e-9)).astype(np.float32)
+    exposure = expected * observed_mask
+    visible = np.where(observed_mask, counts, 0.0).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    cells = rng.gamma(2.0, 0.5, (len(counts), rank)).astype(np.float32) / rank
+    genes = rng.gamma(2.0, 0.5, (rank, counts.shape[1])).astype(np.float32)
+
+    def ratio() -> np.ndarray:
+        return visible / np.maximum(cells @ genes, 1e-9)
+
+    for _ in range(n_rounds):
+        cells *= (ratio() @ genes.T + LOW_RANK_PRIOR_CELLS) / (exposure @ genes.T + LOW_RANK_PRIOR_CELLS * rank)
+        genes = (genes * (cells.T @ ratio()) + LOW_RANK_PRIOR_GENES) / (cells.T @ exposure + LOW_RANK_PRIOR_GENES)
+    return expected * (cells @ genes)
+
+
 def _fit_rank_one(
     counts: np.ndarray, observed_mask: np.ndarray, *, prior: np.ndarray | None = None, n_rounds: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +137,28 @@ def _fit_rank_one(
         expected = observed_mask @ profile
         depth = np.divide(visible.sum(axis=1), expected, out=np.ones(len(counts)), where=expected > 0)
     return depth, profile
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An imputer as :func:`hold_out` calls it.
+
+    Parameters
+    ----------
+    impute
+        Function of ``(counts, observed_mask, labels)``.
+    needs_labels
+        Whether it is left out where there are no labels.
+    """
+
+    impute: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+    needs_labels: bool = False
+
+
+BASELINES = {
+    "zeros": Baseline(zeros),
+    "gene mean x depth": Baseline(gene_mean_x_depth),
+    "label mean x depth": Baseline(label_mean_x_depth, needs_labels=True),
+    "nearest neighbours": Baseline(nearest_neighbours),
+    "low rank": Baseline(low_rank),
+}

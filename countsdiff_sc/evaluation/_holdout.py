@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,14 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._baselines import gene_mean_x_depth, label_mean_x_depth, zeros
-from ._masks import mcar
+from ._baselines import BASELINES
+from ._masks import MECHANISMS
 from ._metrics import poisson_deviance, rmse_log1p
 
 #: Name of the model's row in a table.
 MODEL_NAME = "CountsDiffSC"
+#: Baselines that cost nothing.
+SIMPLE_BASELINES = ("zeros", "gene mean x depth", "label mean x depth")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def hold_out(
     layer: str | None = None,
     observed_mask_layer: str | None = None,
     labels_key: str | None = None,
+    mechanism: str = "mcar",
     fraction: float = 0.1,
+    baselines: Sequence[str] = SIMPLE_BASELINES,
     seed: int = 0,
 ) -> Holdout:
     """Hide a fraction of the known entries, fit a model without them, and score it beside simple baselines.
@@ -80,19 +84,31 @@ def hold_out(
     fit
         Given a copy of ``adata`` with NaN at the hidden entries, returns a trained model.
     layer, observed_mask_layer, labels_key
-        As given to :meth:`countsdiff_sc.CountsDiffSC.setup_anndata`. With labels, their means are a baseline too.
+        As given to :meth:`countsdiff_sc.CountsDiffSC.setup_anndata`.
+    mechanism
+        How entries are chosen: ``"mcar"``, ``"mar"``, ``"mnar_low"`` or ``"mnar_high"``.
     fraction
-        Probability with which each entry is hidden.
+        Expected fraction of entries that is hidden.
+    baselines
+        Names of what to compare with; those that need labels are left out where there are none.
     seed
         Seed of the mask.
+
+    Raises
+    ------
+    ValueError
+        If ``mechanism`` or a baseline is not known, or nothing is hidden.
     """
+    for name in baselines:
+        _check_known("baselines", name, BASELINES)
+    _check_known("mechanism", mechanism, MECHANISMS)
     counts = adata.X if layer is None else adata.layers[layer]
     counts = np.asarray(counts.toarray() if sparse.issparse(counts) else counts, dtype=np.float32)
     known = ~np.isnan(counts)
     if observed_mask_layer is not None:
         mask = adata.layers[observed_mask_layer]
         known &= mask.toarray() if sparse.issparse(mask) else np.asarray(mask)
-    hidden = known & ~mcar(counts.shape, fraction, seed=seed)
+    hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
     if not hidden.any():
         msg = f"fraction={fraction} hides none of the {int(known.sum())} known entries. Something must be hidden to be scored. Raise the fraction."
         raise ValueError(msg)
@@ -106,13 +122,19 @@ def hold_out(
 
     observed = known & ~hidden
     visible = np.where(observed, counts, 0.0)
+    labels = None if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
     predictions = {
-        "zeros": zeros(visible, observed),
-        "gene mean x depth": gene_mean_x_depth(visible, observed),
+        name: BASELINES[name].impute(visible, observed, labels)[hidden]
+        for name in baselines
+        if labels is not None or not BASELINES[name].needs_labels
     }
-    if labels_key is not None:
-        predictions["label mean x depth"] = label_mean_x_depth(visible, observed, adata.obs[labels_key].to_numpy())
-    predictions[MODEL_NAME] = model.get_imputed_counts(copy)
+    predictions[MODEL_NAME] = model.get_imputed_counts(copy)[hidden]
     truth = counts[hidden]
-    at_hidden = {name: mean[hidden] for name, mean in predictions.items()}
-    return Holdout(model, truth, at_hidden[MODEL_NAME], compare(truth, at_hidden))
+    return Holdout(model, truth, predictions[MODEL_NAME], compare(truth, predictions))
+
+
+def _check_known(argument: str, name: str, known: Mapping[str, object]) -> None:
+    if name in known:
+        return
+    msg = f"{argument}={name!r} is not known. It must be one of {sorted(known)}. Correct the name."
+    raise ValueError(msg)

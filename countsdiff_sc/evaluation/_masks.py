@@ -1,24 +1,209 @@
-"""Which entries to hide when a method is to be judged."""
+"""Which entries to hide when a method is to be judged.
+
+Each mechanism is called as ``mask(counts, fraction, seed=...)`` and returns the *observed* mask: booleans, cells x genes,
+True where an entry stays visible. ``fraction`` is the expected fraction of hidden entries, exactly; nothing depends on
+the order of cells or genes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
+from scipy.special import expit
+from scipy.stats import rankdata
+
+#: Log odds between the highest and the lowest value of what drives a mechanism.
+STRENGTH = 4.0
+#: Fraction of the genes that :func:`mar` never hides: their molecules drive what is hidden of the others.
+DRIVER_FRACTION = 0.1
 
 
-def mcar(shape: tuple[int, int], fraction: float, *, seed: int) -> np.ndarray:
+def mcar(counts, fraction: float, *, seed: int) -> np.ndarray:
     """Hide entries completely at random.
 
     Parameters
     ----------
-    shape
-        Cells x genes.
+    counts
+        Counts, cells x genes, dense or sparse; here only their shape matters.
     fraction
-        Probability with which each entry is hidden, in [0, 1].
+        Probability with which an entry is hidden, in [0, 1].
     seed
         Seed of the mask.
+    """
+    _check_fraction(fraction)
+    return np.random.default_rng(seed).random(counts.shape, dtype=np.float32) >= fraction
+
+
+def mar(counts, fraction: float, *, seed: int) -> np.ndarray:
+    """Hide entries at random given what stays visible: shallow cells lose more.
+
+    A tenth of the genes, drawn at random, is never hidden; the fewer molecules a cell has in them, the more of its
+    other entries are hidden.
+
+    Parameters
+    ----------
+    counts
+        Counts (molecules), cells x genes, dense or sparse.
+    fraction
+        Expected fraction of the entries *of the other genes* that is hidden, in [0, 1].
+    seed
+        Seed of the mask.
+    """
+    _check_fraction(fraction)
+    rng = np.random.default_rng(seed)
+    n_obs, n_genes = counts.shape
+    driver = rng.permutation(n_genes) < max(1, round(DRIVER_FRACTION * n_genes))
+    depth = np.asarray(counts[:, np.flatnonzero(driver)].sum(axis=1), dtype=np.float64).reshape(-1, 1)
+    hidden_prob = _calibrated(-_quantile(depth), fraction)
+    return (rng.random((n_obs, n_genes), dtype=np.float32) >= hidden_prob) | driver
+
+
+def mnar_low(counts, fraction: float, *, seed: int) -> np.ndarray:
+    """Hide entries not at random: in each gene, low counts more often than high ones.
+
+    Parameters
+    ----------
+    counts
+        Counts (molecules), cells x genes, dense or sparse.
+    fraction
+        Expected fraction of each gene's entries that is hidden, in [0, 1].
+    seed
+        Seed of the mask.
+    """
+    return _mnar(counts, fraction, seed, direction=-1.0)
+
+
+def mnar_high(counts, fraction: float, *, seed: int) -> np.ndarray:
+    """Hide entries not at random: in each gene, high counts more often than low ones.
+
+    Parameters
+    ----------
+    counts, fraction, seed
+        As in :func:`mnar_low`.
+    """
+    return _mnar(counts, fraction, seed, direction=1.0)
+
+
+def panel(counts, fraction: float, *, seed: int) -> np.ndarray:
+    """Hide whole genes, as if the cells had been measured with a smaller panel.
+
+    Parameters
+    ----------
+    counts
+        Counts, cells x genes, dense or sparse; here only their shape matters.
+    fraction
+        Fraction of the genes that is hidden, in [0, 1], rounded to whole genes.
+    seed
+        Seed of the mask.
+    """
+    _check_fraction(fraction)
+    n_obs, n_genes = counts.shape
+    kept = np.random.default_rng(seed).permutation(n_genes) >= round(fraction * n_genes)
+    return np.tile(kept, (n_obs, 1))
+
+
+def modality(counts, fraction: float, *, columns: np.ndarray, seed: int) -> np.ndarray:
+    """Hide one modality of whole cells, as if it had not been measured there.
+
+    Parameters
+    ----------
+    counts
+        Counts, cells x features of all modalities, dense or sparse; here only their shape matters.
+    fraction
+        Probability with which a cell loses the modality, in [0, 1].
+    columns
+        Indices, or a boolean vector, of the modality's features.
+    seed
+        Seed of the mask.
+    """
+    _check_fraction(fraction)
+    observed = np.ones(counts.shape, dtype=bool)
+    without = np.random.default_rng(seed).random(counts.shape[0]) < fraction
+    observed[np.ix_(without, np.arange(counts.shape[1])[columns])] = False
+    return observed
+
+
+def valid_entries(counts, labels: np.ndarray) -> np.ndarray:
+    """Entries that the CountsDiff paper scores: non-zeros, and zeros of genes never seen in the cell's label.
+
+    The choice looks at the truth, so scores on it say little about use; it is here to reproduce published tables.
+
+    Parameters
+    ----------
+    counts
+        Counts (molecules), cells x genes, dense or sparse.
+    labels
+        Label of each cell.
 
     Returns
     -------
-    Observed mask: booleans of that shape, True where an entry stays visible.
+    Booleans, cells x genes, True for valid entries.
     """
-    return np.random.default_rng(seed).random(shape, dtype=np.float32) >= fraction
+    positive = _dense(counts) > 0
+    valid = positive.copy()
+    labels = np.asarray(labels)
+    for label in np.unique(labels):
+        cells = labels == label
+        valid[cells] |= ~positive[cells].any(axis=0)
+    return valid
+
+
+def split_molecules(counts, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide each entry's molecules at random: molecular cross-validation (Batson et al. 2019).
+
+    Parameters
+    ----------
+    counts
+        Counts (molecules), cells x genes, dense or sparse.
+    fraction
+        Probability with which a molecule is held out, in [0, 1].
+    seed
+        Seed of the split.
+
+    Returns
+    -------
+    Kept and held-out counts; they add up to ``counts``.
+    """
+    _check_fraction(fraction)
+    whole = _dense(counts)
+    held_out = np.random.default_rng(seed).binomial(whole.astype(np.int64), fraction).astype(whole.dtype)
+    return whole - held_out, held_out
+
+
+def _mnar(counts, fraction: float, seed: int, *, direction: float) -> np.ndarray:
+    _check_fraction(fraction)
+    hidden_prob = _calibrated(direction * _quantile(_dense(counts)), fraction)
+    return np.random.default_rng(seed).random(counts.shape) >= hidden_prob
+
+
+def _quantile(values: np.ndarray) -> np.ndarray:
+    """Rank of each value in its column, ties averaged, from 0 to 1."""
+    return (rankdata(values, axis=0) - 0.5) / len(values)
+
+
+def _calibrated(score: np.ndarray, fraction: float) -> np.ndarray:
+    """Probabilities increasing in ``score`` (spread 1) whose mean in each column is ``fraction``: a shifted logistic."""
+    if fraction in (0.0, 1.0):
+        return np.full(score.shape, fraction)
+    low = np.full((1, score.shape[1]), -40.0)
+    high = -low
+    for _ in range(60):  # bisection, all columns at once
+        middle = (low + high) / 2.0
+        too_few = expit(STRENGTH * score + middle).mean(axis=0, keepdims=True) < fraction
+        low, high = np.where(too_few, middle, low), np.where(too_few, high, middle)
+    return expit(STRENGTH * score + (low + high) / 2.0)
+
+
+def _dense(counts) -> np.ndarray:
+    return counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
+
+
+def _check_fraction(fraction: float) -> None:
+    if 0.0 <= fraction <= 1.0:
+        return
+    msg = f"fraction={fraction} is not a probability. It must lie in [0, 1]. Pass 0.5 to hide half."
+    raise ValueError(msg)
+
+
+#: Mechanisms that need nothing but counts and a fraction, by name.
+MECHANISMS = {"mcar": mcar, "mar": mar, "mnar_low": mnar_low, "mnar_high": mnar_high}
