@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata
 import scvi
 
-from countsdiff_sc import CountsDiffSC, datasets, evaluation, pl
+from countsdiff_sc import CountsDiffSC, _registration, _validation, _writing, datasets, evaluation, pl
 
 #: Fraction of the entries that is hidden to show whether the model helps on the data at hand.
 HIDDEN_FRACTION = 0.1
@@ -20,7 +20,10 @@ HIDDEN_FRACTION = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, show the error on hidden entries, impute, write; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.n_samples > 1 and arguments.estimate != "sample":
+        parser.error("--n-samples above 1 needs --estimate sample")
     try:
         _impute(arguments)
     except (KeyError, TypeError, ValueError, OSError) as error:
@@ -31,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _impute(arguments: argparse.Namespace) -> None:
     _keep_quiet()
-    if not arguments.output.parent.is_dir():
-        msg = f"--output={arguments.output}: there is no folder {arguments.output.parent}. Create it first."
-        raise FileNotFoundError(msg)
+    _check_files(arguments)
     scvi.settings.seed = arguments.seed
     if arguments.input is None:
         adata, arguments.labels_key = datasets.pbmc68k_counts(), arguments.labels_key or "bulk_labels"
@@ -52,7 +53,12 @@ def _impute(arguments: argparse.Namespace) -> None:
         model.train(max_epochs=arguments.epochs)
         return model
 
-    CountsDiffSC.setup_anndata(adata, **setup)  # before anything costs time
+    # Before anything costs time.
+    CountsDiffSC.setup_anndata(adata, **setup)
+    names = _writing.layer_names(arguments.output_layer, arguments.n_samples)
+    (matrix,) = _registration.count_matrices(adata, setup)
+    for name in names:
+        _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
     holdout = evaluation.hold_out(adata, fit, **setup, fraction=HIDDEN_FRACTION, seed=arguments.seed)
     print(
         f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n"
@@ -68,8 +74,27 @@ def _impute(arguments: argparse.Namespace) -> None:
     adata.write_h5ad(arguments.output)
     picture = arguments.output.with_suffix(".png")
     pl.report(holdout).savefig(picture, dpi=120)
-    written = [name for name in adata.layers if name.startswith(arguments.output_layer)]
-    print(f"Wrote layers {written} to {arguments.output} and the picture {picture}.")
+    print(f"Wrote layers {names} to {arguments.output} and the picture {picture}.")
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for files that cannot be read or written, before anything is computed."""
+    source, target = arguments.input, arguments.output
+    if source is not None and not source.is_file():
+        problem = f"There is no file {source}. The input must be an .h5ad file. Check the path."
+    elif source is not None and source.suffix != ".h5ad":
+        problem = (
+            f"{source} is not an .h5ad file. The command reads nothing else; for MuData use CountsDiffSC in Python."
+        )
+    elif target.suffix != ".h5ad":
+        problem = f"--output={target} does not end in .h5ad. The result is written in that format. Choose such a name."
+    elif not target.parent.is_dir():
+        problem = f"--output={target}: there is no folder {target.parent}. The folder must exist. Create it first."
+    elif source is not None and target.resolve() == source.resolve():
+        problem = f"--output={target} is the input. Input files are never overwritten. Choose another name."
+    else:
+        return
+    raise ValueError(problem)
 
 
 def _keep_quiet() -> None:
@@ -85,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     impute = commands.add_parser(
         "impute",
         help="train on an .h5ad file and write it with an imputed layer",
+        description=f"Hide {HIDDEN_FRACTION:.0%}% of the entries, train on the others, show the error on the hidden ones, and "
+        "write the file with a layer imputed by that model, and a picture beside it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     impute.add_argument("input", nargs="?", type=Path, help="file with raw counts; without it, 700 bundled PBMCs")
@@ -97,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     impute.add_argument("--output-layer", default="imputed", help="layer to write")
     impute.add_argument("--estimate", choices=["mean", "median", "sample"], default="mean", help="what to write")
-    impute.add_argument("--n-samples", type=int, default=1, help="number of layers of draws, for --estimate sample")
+    impute.add_argument("--n-samples", type=int, default=1, help="number of layers of draws; needs --estimate sample")
     impute.add_argument(
         "--epochs", type=int, help="passes over the cells; by default they depend on the number of molecules"
     )

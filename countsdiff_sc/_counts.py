@@ -48,10 +48,14 @@ class CountMatrix:
         return None if self.mask_layer is None else self.adata.layers[self.mask_layer]
 
     @property
+    def holder(self) -> str:
+        """How a user would write the AnnData that holds it."""
+        return "adata" if self.modality is None else f"mdata.mod[{self.modality!r}]"
+
+    @property
     def location(self) -> str:
         """How a user would write it."""
-        holder = "adata" if self.modality is None else f"mdata.mod[{self.modality!r}]"
-        return f"{holder}.X" if self.layer is None else f"{holder}.layers[{self.layer!r}]"
+        return f"{self.holder}.X" if self.layer is None else f"{self.holder}.layers[{self.layer!r}]"
 
 
 def row_blocks(matrix, block_size: int = BLOCK_SIZE) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
@@ -83,36 +87,45 @@ class Reference:
         Shape of the Gamma law of depths with mean 1: one over their squared coefficient of variation.
     n_molecules
         Molecules in all observed entries.
+    n_observed
+        Number of observed entries.
     """
 
     mean_profile: np.ndarray
     depth_concentration: float
     n_molecules: float
+    n_observed: float
 
 
 def estimate_reference(matrix: CountMatrix, *, n_rounds: int = 3) -> Reference:
     r"""Mean profile and spread of depth from the observed entries alone.
 
     Solves :math:`E[x_{ig}] = d_i \mu_g` over observed entries by alternating row and column totals; where nothing is
-    missing the first round is already exact. A gene never seen gets half a molecule in the whole data set, so that
-    its rate stays positive.
+    missing the first round is already exact. Cells in which nothing was observed say nothing about either. A gene never
+    seen gets half a molecule in the whole data set, so that its rate stays positive.
     """
     n_obs, n_genes = matrix.values.shape
-    profile, depth = np.ones(n_genes), np.ones(n_obs)
+    depth = np.ones(n_obs)
     for _ in range(n_rounds):
         gene_total, gene_exposure = np.zeros(n_genes), np.zeros(n_genes)
-        cell_total, cell_exposure = np.zeros(n_obs), np.zeros(n_obs)
         for first, counts, known in _known_blocks(matrix):
             cells = slice(first, first + counts.shape[0])
             gene_total += np.asarray(counts.sum(axis=0)).ravel()
-            cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
             gene_exposure += depth[cells].sum() if known is None else depth[cells] @ known
-            cell_exposure[cells] = profile.sum() if known is None else known @ profile
         profile = np.maximum(gene_total, 0.5) / np.maximum(gene_exposure, 1.0)
-        depth = np.divide(cell_total, cell_exposure, out=np.ones(n_obs), where=cell_exposure > 0)
-        depth /= max(depth.mean(), 1e-12)
-    concentration = float(1.0 / max(depth.var(), 1e-3))
-    return Reference(profile.astype(np.float32), concentration, float(gene_total.sum()))
+        cell_total, cell_exposure, n_observed = np.zeros(n_obs), np.zeros(n_obs), 0.0
+        for first, counts, known in _known_blocks(matrix):
+            cells = slice(first, first + counts.shape[0])
+            cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
+            cell_exposure[cells] = profile.sum() if known is None else known @ profile
+            n_observed += counts.shape[0] * n_genes if known is None else known.sum()
+        measured = cell_exposure > 0
+        depth[measured] = cell_total[measured] / cell_exposure[measured]
+        scale = depth[measured].mean() if depth[measured].any() else 1.0
+        depth[measured] /= scale
+        depth[~measured] = 1.0
+    concentration = float(1.0 / max(depth[measured].var() if measured.any() else 1.0, 1e-3))
+    return Reference((scale * profile).astype(np.float32), concentration, float(gene_total.sum()), float(n_observed))
 
 
 def _known_blocks(matrix: CountMatrix) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix, np.ndarray | None]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from anndata import AnnData
+from torch import nn
 
 from countsdiff_sc import _validation, evaluation
 from countsdiff_sc.evaluation._baselines import BASELINES
@@ -39,7 +40,7 @@ class EvaluationMixin:
             What to compare with: ``"zeros"``, ``"gene mean x depth"``, ``"label mean x depth"`` (only with labels),
             ``"nearest neighbours"``, ``"low rank"``.
         seed
-            Seed of the mask.
+            Seed of the mask; that of the training is ``scvi.settings.seed``.
         **train_kwargs
             Arguments of :meth:`train` for the model that is trained.
 
@@ -51,24 +52,31 @@ class EvaluationMixin:
         Raises
         ------
         TypeError
-            For MuData.
+            For MuData, and if the denoiser was given as a module.
         ValueError
             If ``mechanism`` or a baseline is not known, or nothing is hidden.
         """
         adata = self.adata if adata is None else adata
         _validation.check_anndata(adata, method="evaluate")
+        arguments = self._constructor_arguments()
+        if isinstance(arguments["denoiser"], nn.Module):
+            msg = (
+                f"The denoiser is a {type(arguments['denoiser']).__name__} object, which has been trained on what would "
+                "be hidden. evaluate trains a new model and needs a new denoiser. Use evaluation.hold_out with a "
+                "function that makes one."
+            )
+            raise TypeError(msg)
         setup_args = self.registry["setup_args"]
 
         def fit(data: AnnData):
             type(self).setup_anndata(data, **setup_args)
-            model = type(self)(data, **self._constructor_arguments())
+            model = type(self)(data, **arguments)
             model.train(**train_kwargs)
             return model
 
-        keys = ("layer", "observed_mask_layer", "labels_key")
-        arguments = {key: setup_args[key] for key in keys}
+        columns = {key: setup_args[key] for key in ("layer", "observed_mask_layer", "labels_key")}
         return evaluation.hold_out(
-            adata, fit, **arguments, mechanism=mechanism, fraction=fraction, baselines=baselines, seed=seed
+            adata, fit, **columns, mechanism=mechanism, fraction=fraction, baselines=baselines, seed=seed
         ).table
 
     def _constructor_arguments(self) -> dict:

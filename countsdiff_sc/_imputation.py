@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,9 @@ from scipy.stats import nbinom
 from torch import Tensor
 
 from countsdiff_sc._module import CountsDiffModule
-from countsdiff_sc._validation import check_choice, check_number
+from countsdiff_sc._validation import check_choice, check_number, check_quantiles
 from countsdiff_sc.nn import Conditions
-from countsdiff_sc.process import sample_conditioned, sample_remasked
+from countsdiff_sc.process import get_attrition, sample_conditioned, sample_remasked
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
@@ -36,17 +36,17 @@ class ImputationRequest:
     guidance_scale: float = 1.0
     attrition: object = None
     conditioning: str = "observed"
-    quantiles: tuple[float, ...] | None = None
+    quantiles: Sequence[float] | None = None
 
     def __post_init__(self):
         check_choice("estimate", self.estimate, _ESTIMATES)
         check_choice("conditioning", self.conditioning, _CONDITIONINGS)
-        check_number("n_samples", self.n_samples, is_valid=self.n_samples >= 1, rule="at least 1")
-        check_number("guidance_scale", self.guidance_scale, is_valid=self.guidance_scale >= 0, rule="at least 0")
+        check_number("n_samples", self.n_samples, low=1, integer=True)
+        check_number("guidance_scale", self.guidance_scale, low=0)
         if self.n_steps is not None:
-            check_number("n_steps", self.n_steps, is_valid=self.n_steps >= 1, rule="at least 1")
-        for quantile in self.quantiles or ():
-            check_number("quantiles", quantile, is_valid=0.0 < quantile < 1.0, rule="strictly between 0 and 1")
+            check_number("n_steps", self.n_steps, low=1, integer=True)
+        check_quantiles(self.quantiles)
+        get_attrition(self.attrition)
 
     @property
     def transitions(self) -> int:
@@ -69,6 +69,25 @@ class ImputationRequest:
         if self.quantiles is not None:
             return len(self.quantiles)
         return self.n_samples if self.estimate == "sample" else 1
+
+
+@dataclass
+class Tally:
+    """What was imputed, in numbers.
+
+    Parameters
+    ----------
+    n_missing
+        Entries that were filled in.
+    n_empty_cells
+        Cells in which nothing was observed.
+    n_newly_hidden
+        Entries that are observed by the registered masks but not by the one given now.
+    """
+
+    n_missing: int = 0
+    n_empty_cells: int = 0
+    n_newly_hidden: int = 0
 
 
 def impute_block(
@@ -106,7 +125,7 @@ def impute_block(
         mean, dispersion = denoise(x.masked_fill(missing, 0.0), torch.ones((), device=x.device))
         if not request.is_integer:
             return [torch.where(missing, mean, x)]
-        levels = request.quantiles or (0.5,)
+        levels = (0.5,) if request.quantiles is None else request.quantiles
         return [_put(x, missing, _negative_binomial_quantile(q, mean[missing], dispersion[missing])) for q in levels]
     draw = _sampler(module, x, observed_mask, conditions, request, generator)
     if request.quantiles is None and request.estimate == "sample":
@@ -115,7 +134,7 @@ def impute_block(
         return [sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples]
     n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
     draws = torch.stack([draw()[missing] for _ in range(n_draws)])
-    levels = torch.tensor(request.quantiles or (0.5,), device=x.device)
+    levels = torch.tensor((0.5,) if request.quantiles is None else request.quantiles, device=x.device)
     return [_put(x, missing, values) for values in torch.quantile(draws, levels, dim=0, interpolation="lower")]
 
 
@@ -156,7 +175,7 @@ def impute_cells(
     *,
     zeros_are_missing: bool,
     seed: int,
-) -> tuple[list[list], int]:
+) -> tuple[list[list], Tally]:
     """Impute minibatch by minibatch.
 
     Parameters
@@ -176,10 +195,9 @@ def impute_cells(
 
     Returns
     -------
-    For each output its blocks, dense float32 for means and CSR int32 for counts, and the number of cells in which
-    nothing was observed.
+    For each output its blocks, dense float32 for means and CSR int32 for counts, and what was imputed in numbers.
     """
-    device, n_empty = module.device, 0
+    device, tally = module.device, Tally()
     folds = None
     outputs: list[list] = [[] for _ in range(request.n_outputs)]
     for block, tensors in enumerate(minibatches):
@@ -192,14 +210,18 @@ def impute_cells(
         if zeros_are_missing:
             if folds is None:
                 folds = torch.as_tensor(gene_folds(x.shape[1], seed), device=device)
+            tally.n_missing += int((x == 0).sum())
             results = impute_zeros(module, x, folds, conditions, request, generator)
         else:
-            n_empty += int((~observed.any(dim=1)).sum())
+            tally.n_missing += int((~observed).sum())
+            tally.n_empty_cells += int((~observed.any(dim=1)).sum())
+            if mask is not None:
+                tally.n_newly_hidden += int((module.counts_and_known(tensors)[1] & ~observed).sum())
             results = impute_block(module, x, observed, conditions, request, generator)
         for blocks, values in zip(outputs, results, strict=True):
             values = values.cpu().numpy()
             blocks.append(sparse.csr_matrix(values.astype(np.int32)) if request.is_integer else values)
-    return outputs, n_empty
+    return outputs, tally
 
 
 def gene_folds(n_genes: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from scvi.utils import track
 
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
-from countsdiff_sc._imputation import ImputationRequest, impute_cells
+from countsdiff_sc._imputation import ImputationRequest, Tally, impute_cells
 
 #: Cells imputed together unless ``batch_size`` says otherwise.
 BLOCK_SIZE = 1024
@@ -97,13 +97,15 @@ class ImputationMixin:
             "conditioning": conditioning,
         }
         request = ImputationRequest(**arguments)
-        data, matrices = self._prepare(adata)
+        data, matrices = self._prepare(adata, batch_size)
         names = _writing.layer_names(layer, request.n_outputs)
         for matrix in matrices:
             for name in names:
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
         seed = _resolve_seed(seed)
-        outputs, rows, mask_kind = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
+        outputs, rows, mask_kind, n_imputed = self._impute(
+            data, matrices, request, observed_mask, indices, batch_size, seed
+        )
         record = {
             **{
                 key: value if isinstance(value, (str, int, float)) else repr(value)
@@ -113,11 +115,14 @@ class ImputationMixin:
             "n_steps": request.transitions,
             "observed_mask": mask_kind,
             "seed": seed,
-            "batch_size": batch_size or BLOCK_SIZE,
+            "batch_size": BLOCK_SIZE if batch_size is None else batch_size,
             "n_cells": len(rows),
+            "n_imputed": n_imputed,
             "versions": _writing.versions(),
         }
         subset = rows if len(rows) < data.n_obs else None
+        for matrix in matrices:
+            _writing.remove_stale_draws(matrix, layer, names)
         for name, values in zip(names, outputs, strict=True):
             offset = 0
             for matrix in matrices:
@@ -142,7 +147,9 @@ class ImputationMixin:
         batch_size: int | None = None,
         seed: int | None = None,
     ) -> np.ndarray | sparse.csr_matrix | list[np.ndarray | sparse.csr_matrix]:
-        """Impute missing counts and return them, with the observed ones; nothing is written.
+        """Impute missing counts and return them, with the observed ones; no layer is written.
+
+        New data are registered as in :meth:`impute`, which may add columns to ``obs``.
 
         Parameters
         ----------
@@ -169,21 +176,22 @@ class ImputationMixin:
             guidance_scale=guidance_scale,
             attrition=attrition,
             conditioning=conditioning,
-            quantiles=None if quantiles is None else tuple(quantiles),
+            quantiles=quantiles,
         )
-        data, matrices = self._prepare(adata)
+        data, matrices = self._prepare(adata, batch_size)
         seed = _resolve_seed(seed)
-        outputs, _, _ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
+        outputs, *_ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
 
     @torch.inference_mode()
     def _impute(self, data, matrices, request, observed_mask, indices, batch_size, seed):
+        self.module.eval()  # a training run that was interrupted leaves it in training mode
         mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
-        batch_size = batch_size or BLOCK_SIZE
+        batch_size = BLOCK_SIZE if batch_size is None else batch_size
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
-        outputs, n_empty = impute_cells(
+        outputs, tally = impute_cells(
             self.module,
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
             None if mask is None else _mask_blocks(mask, in_order, batch_size),
@@ -191,24 +199,24 @@ class ImputationMixin:
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
         )
-        if n_empty:
-            warnings.warn(
-                f"{n_empty:,} of {len(rows):,} cells have no observed entry. Their counts are generated from the "
-                "conditions alone. Check observed_mask if this is not meant.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
-            )
+        _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
         stacked = [_writing.stack_rows(blocks) for blocks in outputs]
         if not np.array_equal(rows, in_order):
             stacked = [values[np.searchsorted(in_order, rows)] for values in stacked]
-        return stacked, rows, mask_kind
+        return stacked, rows, mask_kind, tally.n_missing
 
-    def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
+    def _prepare(self, adata: AnnData | MuData | None, batch_size) -> tuple[AnnData | MuData, list[CountMatrix]]:
         if not self.is_trained_:
             msg = "The model is not trained. Only a trained model can impute. Call model.train() first."
             raise RuntimeError(msg)
+        if batch_size is not None:
+            _validation.check_number("batch_size", batch_size, low=1, integer=True)
         data = self._validate_anndata(adata)
-        return data, self._count_matrices(data)
+        matrices = self._count_matrices(data)
+        for matrix in matrices:  # also of the training data, which may have been filtered since
+            names = _registration.registered_names(self.registry, matrix.registry_key)
+            _validation.check_var_names(matrix.adata.var_names, names, where=matrix.holder)
+        return data, matrices
 
     def _resolve_mask(self, data, matrices: list[CountMatrix], observed_mask) -> tuple[object, str]:
         """The observed mask given now, or None, and how missing entries are told from observed ones."""
@@ -217,22 +225,35 @@ class ImputationMixin:
             if any(matrix.mask_layer is not None for matrix in matrices):
                 return None, "registered layer"
             return None, "nan" if any(marked) else "zeros"
-        mask = _registration.stack_masks(matrices, observed_mask)
-        if data is self.adata and not any(marked):
-            warnings.warn(
-                "observed_mask hides entries of the training data that were not hidden in training: the model has "
-                "learned from what stands there. Register the mask with setup_anndata(adata, observed_mask_layer=...) "
-                "and train again, unless that is meant.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
-            )
-        return mask, "argument"
+        return _registration.stack_masks(matrices, observed_mask), "argument"
 
 
 def _resolve_seed(seed: int | None) -> int:
     if seed is None:
         seed = settings.seed
+    if seed is not None:
+        _validation.check_number("seed", seed, low=0, integer=True)
     return int(np.random.SeedSequence().entropy % 2**31) if seed is None else int(seed)
+
+
+def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_training_data: bool) -> None:
+    """Say what a user may not have meant."""
+    messages = []
+    if not tally.n_missing:
+        messages.append("Nothing is missing, so the result equals the counts. Check which mask or NaN was meant.")
+    if tally.n_empty_cells:
+        messages.append(
+            f"{tally.n_empty_cells:,} of {n_cells:,} cells have no observed entry. Their counts are generated from the "
+            "conditions alone. Check observed_mask if this is not meant."
+        )
+    if mask_given and is_training_data and tally.n_newly_hidden:
+        messages.append(
+            f"observed_mask hides {tally.n_newly_hidden:,} entries of the training data that were not hidden in training: "
+            "the model has learned from what stands there. Register the mask with setup_anndata(adata, "
+            "observed_mask_layer=...) and train again, unless that is meant."
+        )
+    for message in messages:
+        warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 def _mask_blocks(mask, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

@@ -171,12 +171,16 @@ class CountsDiffSC(SetupMixin, ImputationMixin, EvaluationMixin, UnsupervisedTra
             Further arguments of scvi-tools' ``train``: ``plan_kwargs``, ``datasplitter_kwargs``, ``callbacks``,
             ``logger``, ``precision``, ...
         """
+        if max_epochs is not None:
+            _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         n_obs = self.adata_manager.adata.n_obs
-        if train_size is None and n_obs < 20:  # too few cells to hold any out
-            train_size, early_stopping = 1.0, False
+        if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
+            train_size = 1.0
         n_train = math.ceil((train_size or 0.9) * n_obs)
+        early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
         if max_epochs is None or not self.is_trained_:
             references = [estimate_reference(matrix) for matrix in self._count_matrices(self.adata)]
+            _validation.check_something_observed(sum(r.n_observed for r in references))
             if max_epochs is None:
                 max_epochs = _default_max_epochs(sum(r.n_molecules for r in references), n_train)
             if not self.is_trained_:
@@ -221,7 +225,7 @@ class CountsDiffSC(SetupMixin, ImputationMixin, EvaluationMixin, UnsupervisedTra
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True):  # noqa: FBT001, FBT002  (scvi-tools' signature)
         """As upstream, after checking what upstream accepts in silence."""
-        if adata is not None and adata is not self.adata:
+        if self.adata is None or (adata is not None and adata is not self.adata):
             _validation.check_type(adata)
             _registration.check_query(adata, self.registry)
             _registration.add_unknown_labels(adata, self.registry)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from countsdiff_sc._constants import OBSERVED_MASK_KEY
+from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
     bregman_loss,
@@ -77,6 +78,8 @@ class CountsDiffModule(BaseModuleClass):
         **denoiser_kwargs,
     ):
         super().__init__()
+        for name, value in (("p_uncond", p_uncond), ("one_pass_fraction", one_pass_fraction), ("ema_decay", ema_decay)):
+            check_number(name, value, low=0, high=1)
         self.count_keys = count_keys
         self.categorical_keys = categorical_keys
         self.n_categories = n_categories
@@ -85,7 +88,14 @@ class CountsDiffModule(BaseModuleClass):
         self.loss_weighting = get_loss_weighting(loss_weighting)
         self.p_uncond = p_uncond
         self.one_pass_fraction = one_pass_fraction
-        if not isinstance(denoiser, nn.Module):
+        if isinstance(denoiser, nn.Module):
+            if denoiser_kwargs:
+                msg = (
+                    f"{sorted(denoiser_kwargs)} are not arguments of the module. With a denoiser that is already made, "
+                    "there is nothing else to pass them to. Give them where the denoiser is made."
+                )
+                raise TypeError(msg)
+        else:
             denoiser = _named_backbone(denoiser)(sum(modality_sizes), **denoiser_kwargs)
         self.net = CountDenoiser(denoiser, modality_sizes, n_categories, n_continuous)
         self.ema = AveragedModel(self.net, multi_avg_fn=_warm_ema(ema_decay)).requires_grad_(False)
@@ -140,9 +150,7 @@ class CountsDiffModule(BaseModuleClass):
             observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
         # Some cells are seen at a lower depth than they were measured: what they lose there is a target as well.
         shallow = uniform(n_cells, 1) < self.SHALLOW_FRACTION
-        exposure = torch.where(
-            shallow, torch.lerp(torch.tensor(self.MIN_EXPOSURE), torch.tensor(1.0), uniform(n_cells, 1)), 1.0
-        )
+        exposure = torch.where(shallow, self.MIN_EXPOSURE + (1.0 - self.MIN_EXPOSURE) * uniform(n_cells, 1), 1.0)
         # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
         survival_prob = known * torch.lerp(self.schedule.survival_prob(t), exposure, observed.to(x_0.dtype))
         x_t = thin(x_0, survival_prob, generator=generator)

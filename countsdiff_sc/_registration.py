@@ -32,6 +32,9 @@ class ObsKeys:
         """Raise ``KeyError`` for columns that do not exist, ``ValueError`` for categories or values that are missing."""
         where = "mdata.obs" if isinstance(data, MuData) else "adata.obs"
         for argument, keys in vars(self).items():
+            if argument.endswith("_keys") and isinstance(keys, str):
+                msg = f"{argument}={keys!r} is a string. It must be a list of columns. Pass {argument}=[{keys!r}]."
+                raise TypeError(msg)
             keys = [keys] if isinstance(keys, str) else keys or []
             for key in keys:
                 _validation.check_key(key, data.obs.columns, where=where, argument=argument)
@@ -39,6 +42,8 @@ class ObsKeys:
                     _validation.check_finite(data.obs[key], key=key)
                 else:
                     _validation.check_no_missing_category(data.obs[key], key=key)
+                if argument == "labels_key":
+                    _validation.check_labels_are_names(data.obs[key], key=key)
 
     def fields(self, *, mudata: bool) -> list:
         """scvi-tools fields of the columns."""
@@ -62,6 +67,28 @@ def count_key(index: int) -> str:
     return REGISTRY_KEYS.X_KEY if index == 0 else f"{REGISTRY_KEYS.X_KEY}_{index}"
 
 
+def check_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
+    """Names of the modalities to model, checked to exist and to hold the same cells in the same order."""
+    if isinstance(modalities, str) or (modalities is not None and len(set(modalities)) < max(len(modalities), 1)):
+        msg = (
+            f"modalities={modalities!r} does not name modalities. It must be a list of distinct names, at least one, or "
+            "None for all. Pass for example modalities=['rna', 'prot']."
+        )
+        raise ValueError(msg)
+    names = list(mdata.mod) if modalities is None else list(modalities)
+    for name in names:
+        _validation.check_key(name, mdata.mod, where="mdata.mod", argument="modalities")
+        _validation.check_same_cells(mdata.mod[name].obs_names, mdata.obs_names, modality=name)
+    return names
+
+
+def check_modality_mapping(value: object, modalities: Sequence[str], *, argument: str) -> None:
+    """Raise ``KeyError`` if a mapping from modality has a key that is not one of ``modalities``."""
+    if isinstance(value, Mapping):
+        for name in value:
+            _validation.check_key(name, modalities, where="the modelled modalities", argument=f"{argument}, key ")
+
+
 def count_matrices(data: AnnData | MuData, setup_args: Mapping) -> list[CountMatrix]:
     """Where the counts of a set-up object live, in registration order.
 
@@ -77,7 +104,7 @@ def count_matrices(data: AnnData | MuData, setup_args: Mapping) -> list[CountMat
         return [CountMatrix(data, layer, mask_layer, count_key(0))]
     return [
         CountMatrix(data.mod[name], _of_modality(layer, name), _of_modality(mask_layer, name), count_key(i), name)
-        for i, name in enumerate(setup_args["modalities"] or list(data.mod))
+        for i, name in enumerate(setup_args["modalities"])
     ]
 
 
@@ -102,8 +129,7 @@ def matrix_fields(matrix: CountMatrix) -> list:
 
 def check_matrix(matrix: CountMatrix) -> bool:
     """Check names, counts and mask of a count matrix; return whether it marks entries as missing."""
-    adata = matrix.adata
-    where = "adata" if matrix.modality is None else f"mdata.mod[{matrix.modality!r}]"
+    adata, where = matrix.adata, matrix.holder
     _validation.check_not_empty(adata.n_obs, adata.n_vars, where=where)
     if matrix.layer is not None:
         _validation.check_key(matrix.layer, adata.layers, where=f"{where}.layers", argument="layer")
@@ -122,13 +148,16 @@ def registered_names(registry: Mapping, key: str) -> np.ndarray:
 def check_query(data: AnnData | MuData, registry: Mapping) -> list[CountMatrix]:
     """Check that ``data`` can be given to a model trained on the object that ``registry`` describes."""
     setup_args = registry["setup_args"]
+    if "modalities" in setup_args:
+        _validation.check_mudata(data)
+        check_modalities(data, setup_args["modalities"])
+    else:
+        _validation.check_anndata(data, method="A model of an AnnData")
     matrices = count_matrices(data, setup_args)
     for matrix in matrices:
-        where = "adata" if matrix.modality is None else f"mdata.mod[{matrix.modality!r}]"
         check_matrix(matrix)
-        _validation.check_var_names(
-            matrix.adata.var_names, registered_names(registry, matrix.registry_key), where=where
-        )
+        names = registered_names(registry, matrix.registry_key)
+        _validation.check_var_names(matrix.adata.var_names, names, where=matrix.holder)
     fields_ = registry["field_registries"]
     for argument, registry_key in (("batch_key", REGISTRY_KEYS.BATCH_KEY), ("labels_key", REGISTRY_KEYS.LABELS_KEY)):
         key = setup_args[argument]
@@ -165,6 +194,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
         An array, a sparse matrix, the name of a layer, or for MuData a mapping from modality to one of these; a
         modality that the mapping leaves out is observed.
     """
+    check_modality_mapping(observed_mask, [matrix.modality for matrix in matrices], argument="observed_mask")
     masks = []
     for matrix in matrices:
         mask, argument = observed_mask, "observed_mask"
@@ -181,7 +211,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
         elif isinstance(mask, str):
             _validation.check_key(mask, matrix.adata.layers, where="the layers", argument=argument)
             mask = matrix.adata.layers[mask]
-        masks.append(_validation.check_observed_mask(mask, matrix.adata.shape, argument=argument))
+        masks.append(_validation.check_observed_mask(mask, matrix.adata, argument=argument))
     if len(masks) == 1:
         return masks[0]
     if all(sparse.issparse(mask) for mask in masks):

@@ -56,6 +56,8 @@ class SetupMixin:
         TypeError, ValueError
             If the layer does not hold counts, or the mask is not boolean.
         """
+        _validation.check_anndata(adata, method="setup_anndata")
+        _validation.check_not_view(adata, name="adata")
         setup_method_args = cls._get_setup_method_args(**locals())
         matrices = [CountMatrix(adata, layer, observed_mask_layer, _registration.count_key(0))]
         obs_keys = _registration.ObsKeys(batch_key, labels_key, categorical_covariate_keys, continuous_covariate_keys)
@@ -95,11 +97,16 @@ class SetupMixin:
         Raises
         ------
         KeyError, TypeError, ValueError
-            As in :meth:`setup_anndata`.
+            As in :meth:`setup_anndata`; also if a modality has other cells than ``mdata``, or in another order.
         """
+        _validation.check_mudata(mdata)
+        _validation.check_not_view(mdata, name="mdata")
+        modalities = _registration.check_modalities(
+            mdata, modalities
+        )  # by name, so that later additions change nothing
+        _registration.check_modality_mapping(layer, modalities, argument="layer")
+        _registration.check_modality_mapping(observed_mask_layer, modalities, argument="observed_mask_layer")
         setup_method_args = cls._get_setup_method_args(**locals())
-        for name in modalities or ():
-            _validation.check_key(name, mdata.mod, where="mdata.mod", argument="modalities")
         matrices = _registration.count_matrices(mdata, setup_method_args["setup_args"])
         obs_keys = _registration.ObsKeys(batch_key, labels_key, categorical_covariate_keys, continuous_covariate_keys)
         cls._register(mdata, matrices, obs_keys, setup_method_args, kwargs)

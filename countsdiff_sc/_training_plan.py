@@ -77,7 +77,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.device.type in {"cpu", "cuda"})
+        # Lightning cannot clip gradients that a fused optimiser unscales itself, as with 16-bit precision.
+        is_fused = self.device.type in {"cpu", "cuda"} and self.trainer.precision in {"32-true", "64-true"}
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=is_fused)
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             return optimizer

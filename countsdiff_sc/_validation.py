@@ -6,7 +6,9 @@ A message has three clauses: what is wrong, with its value and place; the rule; 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from mudata import MuData
 from scipy import sparse
 
 from countsdiff_sc._constants import MAX_COUNT
-from countsdiff_sc._counts import CountMatrix, dense, row_blocks, stored_values
+from countsdiff_sc._counts import CountMatrix, row_blocks, stored_values
 
 
 def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
@@ -44,6 +46,9 @@ def check_not_empty(n_obs: int, n_vars: int, *, where: str) -> None:
 
 def check_type(data: object) -> None:
     """Raise ``TypeError`` unless ``data`` is an AnnData or a MuData."""
+    if data is None:
+        msg = "The model was loaded without data. It needs some to work on. Pass them: model.impute(adata)."
+        raise TypeError(msg)
     if not isinstance(data, (AnnData, MuData)):
         msg = (
             f"The data are a {type(data).__name__}. CountsDiffSC takes an AnnData or a MuData. "
@@ -59,6 +64,61 @@ def check_anndata(data: object, *, method: str) -> None:
         raise TypeError(msg)
 
 
+def check_something_observed(n_observed: float) -> None:
+    """Raise ``ValueError`` if there is no observed entry to learn from."""
+    if not n_observed:
+        msg = (
+            "No entry of the data is observed. A model learns from observed entries. Check that the mask is True, and the "
+            "counts are not NaN, where something was measured."
+        )
+        raise ValueError(msg)
+
+
+def check_mudata(data: object) -> None:
+    """Raise ``TypeError`` unless ``data`` is a MuData."""
+    if not isinstance(data, MuData):
+        msg = (
+            f"setup_mudata was given a {type(data).__name__}. It takes a MuData. Use setup_anndata for an AnnData, or "
+            "combine modalities with mudata.MuData({'rna': rna, 'prot': protein})."
+        )
+        raise TypeError(msg)
+
+
+def check_not_view(data: AnnData | MuData, *, name: str) -> None:
+    """Raise ``ValueError`` for a view, to which nothing can be registered."""
+    if data.is_view:
+        msg = (
+            f"{name} is a view of another object, as after {name}[:, genes]. Setting up writes to it, so it must be an "
+            f"object of its own. Call {name} = {name}.copy() first."
+        )
+        raise ValueError(msg)
+
+
+def check_same_cells(found: pd.Index, expected: pd.Index, *, modality: str) -> None:
+    """Raise ``ValueError`` unless a modality holds the cells of its MuData, in the same order."""
+    if found.equals(expected):
+        return
+    problem = "in another order" if len(found) == len(expected) and found.isin(expected).all() else "not all of them"
+    msg = (
+        f"mdata.mod[{modality!r}] has {len(found):,} of the {len(expected):,} cells of mdata, {problem}. Every modality "
+        "must hold the same cells in the same order; they are paired by position. Reorder with "
+        f"mdata.mod[{modality!r}][mdata.obs_names], or add cells that lack it with NaN counts, and make a new MuData."
+    )
+    raise ValueError(msg)
+
+
+def check_labels_are_names(values: pd.Series, *, key: str) -> None:
+    """Raise ``TypeError`` unless labels are strings, as "unknown" is."""
+    categories = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else pd.unique(values)
+    others = [category for category in categories if not isinstance(category, str)]
+    if others:
+        msg = (
+            f"adata.obs[{key!r}] holds labels that are not strings (first: {others[0]!r}). Labels must be names. "
+            f"Convert them: adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise TypeError(msg)
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if value not in choices:
@@ -66,10 +126,37 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def check_number(name: str, value: float, *, is_valid: bool, rule: str) -> None:
-    """Raise ``ValueError`` with the rule unless ``is_valid``."""
-    if not is_valid:
+def check_number(name: str, value: object, *, low: float, high: float = math.inf, integer: bool = False) -> None:
+    """Raise unless ``value`` is a finite number, whole if ``integer``, in ``[low, high]``.
+
+    Raises
+    ------
+    TypeError
+        If it is no number of that kind.
+    ValueError
+        If it is out of range.
+    """
+    kind, noun = (Integral, "an integer") if integer else (Real, "a number")
+    rule = f"{noun} of at least {low:g}" if high == math.inf else f"{noun} between {low:g} and {high:g}"
+    if not isinstance(value, kind) or isinstance(value, bool):
+        msg = f"{name}={value!r} is a {type(value).__name__}. It must be {rule}. Pass such a number."
+        raise TypeError(msg)
+    if not low <= value <= high or not math.isfinite(value):
         msg = f"{name}={value!r} is out of range. It must be {rule}. Pass a value in that range."
+        raise ValueError(msg)
+
+
+def check_quantiles(quantiles: Sequence[float] | None) -> None:
+    """Raise ``ValueError`` unless ``quantiles`` is None or a sequence of levels strictly between 0 and 1."""
+    if quantiles is None:
+        return
+    levels = np.asarray(quantiles)
+    is_valid = levels.ndim == 1 and levels.size and np.issubdtype(levels.dtype, np.floating)
+    if not is_valid or not ((levels > 0.0) & (levels < 1.0)).all():
+        msg = (
+            f"quantiles={quantiles!r} are not levels. They must be a sequence of numbers strictly between 0 and 1, at "
+            "least one. Pass for example quantiles=(0.05, 0.95)."
+        )
         raise ValueError(msg)
 
 
@@ -98,14 +185,14 @@ def check_counts(matrix: CountMatrix) -> bool:
     Raises
     ------
     TypeError
-        For ``csr_array`` and its kin, which scvi-tools cannot read.
+        For ``csr_array`` and its kin, which not every version of scvi-tools reads.
     ValueError
         For negative, fractional, infinite or too large values, with how many and where.
     """
     values = matrix.values
     if isinstance(values, sparse.sparray):
         msg = (
-            f"{matrix.location} is a {type(values).__name__}. scvi-tools reads sparse matrices, not sparse arrays. "
+            f"{matrix.location} is a {type(values).__name__}. Sparse counts must be a sparse matrix, not a sparse array. "
             f"Convert it: {matrix.location} = scipy.sparse.csr_matrix({matrix.location})."
         )
         raise TypeError(msg)
@@ -154,29 +241,35 @@ def _where_counts_may_be(matrix: CountMatrix) -> str:
     return ", ".join(places)
 
 
-def check_observed_mask(mask, shape: tuple[int, int], *, argument: str):
-    """Return a boolean dense or CSR mask of the right shape, or raise.
+def check_observed_mask(mask, adata: AnnData, *, argument: str):
+    """Return a boolean dense or CSR mask of the shape of ``adata``, or raise.
 
     Raises
     ------
     TypeError
         If the mask is not boolean: 0/1 is accepted in no other type, since nobody knows which way round it is.
     ValueError
-        If its shape is not ``shape``.
+        If its shape is another, or a DataFrame names other cells or genes, or in another order.
     """
     if isinstance(mask, pd.DataFrame):
+        if not (mask.index.equals(adata.obs_names) and mask.columns.equals(adata.var_names)):
+            msg = (
+                f"{argument} is a DataFrame whose index and columns are not the cells and genes of the data. They must be "
+                "equal, in the same order. Pass mask.loc[adata.obs_names, adata.var_names]."
+            )
+            raise ValueError(msg)
         mask = mask.to_numpy()
     if not sparse.issparse(mask):
         mask = np.asarray(mask)
     if mask.dtype != bool:
         msg = (
             f"{argument} has dtype {mask.dtype}. An observed mask must be boolean, True where the count was observed "
-            f"and is kept. Convert it, for example with mask.astype(bool)."
+            "and is kept. If it holds 1 where observed, convert it with mask == 1, which is False for NaN."
         )
         raise TypeError(msg)
-    if mask.shape != tuple(shape):
+    if mask.shape != adata.shape:
         msg = (
-            f"{argument} has shape {mask.shape}. It must match the data, cells x genes = {tuple(shape)}. "
+            f"{argument} has shape {mask.shape}. It must match the data, cells x genes = {adata.shape}. "
             "Pass the mask of the whole AnnData, also when only some cells are imputed with indices=."
         )
         raise ValueError(msg)
@@ -190,7 +283,7 @@ def check_mask_layer(matrix: CountMatrix) -> None:
     check_key(
         matrix.mask_layer, matrix.adata.layers, where=f"{matrix.location}'s layers", argument="observed_mask_layer"
     )
-    check_observed_mask(matrix.observed_mask, matrix.adata.shape, argument=f"observed_mask_layer={matrix.mask_layer!r}")
+    check_observed_mask(matrix.observed_mask, matrix.adata, argument=f"observed_mask_layer={matrix.mask_layer!r}")
 
 
 def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str) -> None:
@@ -198,6 +291,10 @@ def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str
     found, expected = pd.Index(found), pd.Index(expected)
     if found.equals(expected):
         return
+    if not found.is_unique:
+        repeated = found[found.duplicated()].unique()
+        msg = f"{where} has {len(repeated)} gene names twice{_some(repeated)}. Genes must have names of their own. Call var_names_make_unique()."
+        raise ValueError(msg)
     missing, extra = expected.difference(found, sort=False), found.difference(expected, sort=False)
     if len(missing) or len(extra):
         problem = (
@@ -237,7 +334,7 @@ def check_no_missing_category(values: pd.Series, *, key: str) -> None:
         return
     msg = (
         f"adata.obs[{key!r}] is missing for {n_missing:,} of {len(values):,} cells. Every cell needs a category. "
-        f"Name it, for example adata.obs[{key!r}].astype(str).fillna('unknown'), or leave {key!r} out."
+        f"Name it, for example adata.obs[{key!r}].astype(object).fillna('unknown'), or leave {key!r} out."
     )
     raise ValueError(msg)
 
@@ -257,7 +354,9 @@ def check_finite(values: pd.Series, *, key: str) -> None:
 def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool) -> None:
     """Raise ``ValueError`` if writing ``layer`` would destroy the input or somebody else's layer."""
     holder = matrix.location.rsplit(".", 1)[0]
-    if layer in {matrix.layer, matrix.mask_layer}:
+    if not isinstance(layer, str) or not layer or "/" in layer:
+        msg = f"layer={layer!r} cannot name a layer. It must be a string without '/'. Pass for example layer='imputed'."
+    elif layer in {matrix.layer, matrix.mask_layer}:
         msg = (
             f"layer={layer!r} is the layer the model reads. impute writes its result there and never overwrites its "
             "input. Choose another name, for example layer='imputed'."
@@ -274,8 +373,3 @@ def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool)
 
 def _some(names: pd.Index) -> str:
     return f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if len(names) else ""
-
-
-def empty_cells(observed_mask) -> int:
-    """Number of cells of a mask without a single observed entry."""
-    return int(sum((dense(rows).sum(axis=1) == 0).sum() for _, rows in row_blocks(observed_mask)))

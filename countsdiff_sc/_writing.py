@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
@@ -26,6 +27,14 @@ def layer_names(layer: str, n_outputs: int) -> list[str]:
 def was_imputed(matrix: CountMatrix, layer: str) -> bool:
     """Whether ``layer`` of the AnnData was written by an earlier imputation."""
     return layer in matrix.adata.uns.get(UNS_KEY, {})
+
+
+def remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) -> None:
+    """Delete draws ``layer_0``, ``layer_1``, ... of an earlier imputation that this one, of ``names``, does not replace."""
+    records = matrix.adata.uns.get(UNS_KEY, {})
+    for name in [name for name in records if re.fullmatch(re.escape(layer) + r"_\d+", name) and name not in names]:
+        del records[name]
+        matrix.adata.layers.pop(name, None)
 
 
 def write_layer(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None, record: Mapping[str, object]) -> None:

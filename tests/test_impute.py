@@ -121,7 +121,8 @@ def test_nan_and_registered_mask_train_alike(adata, observed_mask):
 def test_observed_mask_argument_takes_the_place_of_the_registered_one(masked_model, masked, kind, as_layer):
     mask = kind(np.random.default_rng(2).random(masked.shape) < 0.5)
     masked.layers["other"] = mask
-    result = masked_model.get_imputed_counts(observed_mask="other" if as_layer else mask)
+    with pytest.warns(UserWarning, match="not hidden in training"):
+        result = masked_model.get_imputed_counts(observed_mask="other" if as_layer else mask)
     kept = to_dense(mask)
     np.testing.assert_array_equal(result[kept], masked.X.toarray()[kept])
     assert (result[~kept] > 0).all()
@@ -193,10 +194,13 @@ def test_row_order_and_batch_size_do_not_matter_for_means(masked_model, masked):
     np.testing.assert_allclose(whole, by_sevens, rtol=1e-4, atol=1e-6)
 
 
-def test_guidance_one_is_the_default(masked_model):
-    np.testing.assert_array_equal(
-        masked_model.get_imputed_counts(), masked_model.get_imputed_counts(guidance_scale=1.0)
-    )
+@pytest.mark.parametrize(("arguments", "n_passes"), [({}, 1), ({"guidance_scale": 1.5}, 2)])
+def test_guidance_off_costs_one_network_pass(masked_model, arguments, n_passes):
+    calls = []
+    handle = masked_model.module.ema.module.register_forward_hook(lambda *_: calls.append(1))
+    masked_model.get_imputed_counts(**arguments)
+    handle.remove()
+    assert len(calls) == n_passes
 
 
 def test_an_unknown_label_is_no_label(masked):
@@ -222,7 +226,7 @@ def test_new_data_with_the_same_genes(masked_model):
 
 def test_labels_are_never_needed(masked_model):
     new = make_adata(n_obs=9, seed=4)
-    new.layers["observed"] = np.ones(new.shape, dtype=bool)
+    new.layers["observed"] = np.arange(20) > np.zeros((9, 1))
     del new.obs["cell_type"]
     masked_model.impute(new)
     assert new.layers["imputed"].shape == new.shape
@@ -252,7 +256,7 @@ def test_a_cell_with_nothing_observed_is_generated_with_a_warning(masked_model, 
     mask = np.ones(masked.shape, dtype=bool)
     mask[4] = False
     with pytest.warns(UserWarning, match="1 of 60 cells have no observed entry"):
-        masked_model.impute(observed_mask=mask, estimate="sample")
+        masked_model.impute(masked.copy(), observed_mask=mask, estimate="sample")
 
 
 def test_imputing_trained_on_entries_warns(adata):
@@ -261,3 +265,31 @@ def test_imputing_trained_on_entries_warns(adata):
     mask = np.random.default_rng(2).random(adata.shape) < 0.5
     with pytest.warns(UserWarning, match="not hidden in training"):
         model.impute(observed_mask=mask)
+
+
+def test_a_mask_that_hides_nothing_warns(masked_model, masked):
+    with pytest.warns(UserWarning, match="Nothing is missing"):
+        masked_model.impute(masked.copy(), observed_mask=np.ones(masked.shape, dtype=bool))
+
+
+def test_the_record_says_how_many_entries_were_imputed(masked_model, masked, observed_mask):
+    masked_model.impute()
+    assert masked.uns["countsdiff_sc"]["imputed"]["n_imputed"] == (~observed_mask).sum()
+
+
+def test_fewer_draws_leave_none_of_an_earlier_run(masked_model, masked):
+    masked.layers["imputed_7"] = masked.X.copy()  # the user's own
+    masked_model.impute(estimate="sample", n_samples=3, seed=0)
+    masked_model.impute(estimate="sample", n_samples=2, seed=1)
+    assert sorted(name for name in masked.layers if name.startswith("imputed")) == [
+        "imputed_0",
+        "imputed_1",
+        "imputed_7",
+    ]
+    assert sorted(masked.uns["countsdiff_sc"]) == ["imputed_0", "imputed_1"]
+
+
+def test_an_interrupted_training_does_not_change_how_imputation_works(masked_model):
+    before = masked_model.get_imputed_counts(seed=0)
+    masked_model.module.train()  # as an exception inside train() leaves it
+    np.testing.assert_array_equal(masked_model.get_imputed_counts(seed=0), before)

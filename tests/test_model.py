@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 from countsdiff_sc import CountsDiffSC
+from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 
 
@@ -101,14 +102,20 @@ def test_early_stopping_watches_the_validation_loss(masked):
 
 def test_the_best_moving_average_is_kept(masked):
     """Training that diverges leaves the weights of the epoch with the lowest validation loss."""
-    model = train_tiny(masked, max_epochs=8)
-    kept = model.get_imputed_counts()
-    best = model.history["validation_loss"]["validation_loss"].astype(float).min()
-    model.train(max_epochs=5, accelerator="cpu", plan_kwargs={"lr": 3.0}, gradient_clip_val=None, **QUIET)
-    loss = model.history["validation_loss"]["validation_loss"].astype(float)
-    assert loss.iloc[-1] > best
-    assert np.isfinite(kept).all()
-    assert np.isfinite(model.get_imputed_counts()).all()
+    seen = []
+
+    class Record(Callback):
+        def on_validation_epoch_end(self, trainer, plan):
+            weights = {k: v.clone() for k, v in plan.module.ema.state_dict().items()}
+            seen.append((float(trainer.callback_metrics["validation_loss"]), weights))
+
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(8, accelerator="cpu", plan_kwargs={"lr": 1.0}, callbacks=[Record()], **QUIET)
+    best = min(seen, key=lambda pair: pair[0])[1]
+    assert any(not torch.equal(best[key], seen[-1][1][key]) for key in best)  # or nothing would be tested
+    kept = model.module.ema.state_dict()
+    assert all(torch.equal(best[key], kept[key]) for key in best)
 
 
 def test_moving_average_lives_in_the_module_and_follows_the_weights(masked):
@@ -253,3 +260,48 @@ def test_constructor_arguments_survive_evaluation(adata):
     assert arguments["schedule"] == "blackout"
     assert arguments["n_tokens"] == TINY["n_tokens"]
     assert arguments["ema_decay"] == 0.5
+
+
+def test_evaluate_leaves_the_original_registered(masked):
+    model = train_tiny(masked)
+    model.evaluate(baselines=[], max_epochs=1, accelerator="cpu", **QUIET)
+    CountsDiffSC(masked, **TINY)
+
+
+def test_evaluate_refuses_a_denoiser_that_has_seen_the_data(masked):
+    model = CountsDiffSC(masked, denoiser=GeneSetTransformer(20, n_tokens=2, width=8, n_layers=1))
+    with pytest.raises(TypeError, match="needs a new denoiser"):
+        model.evaluate()
+
+
+def test_arguments_for_a_denoiser_that_is_already_made(masked):
+    with pytest.raises(TypeError, match=r"\['n_tokens'\] are not arguments"):
+        CountsDiffSC(masked, denoiser=GeneSetTransformer(20), n_tokens=3)
+
+
+def test_training_on_every_cell_needs_no_validation(masked):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(1, accelerator="cpu", train_size=1.0, **QUIET)
+    assert "validation_loss" not in model.history
+
+
+def test_mixed_precision_trains(masked):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY)
+    model.train(1, accelerator="cpu", precision="bf16-mixed", **QUIET)
+    assert np.isfinite(model.get_imputed_counts()).all()
+
+
+@pytest.mark.parametrize("argument", ["p_uncond", "one_pass_fraction", "ema_decay"])
+def test_probabilities_of_the_constructor(masked, argument):
+    with pytest.raises(ValueError, match=f"{argument}=7 is out of range"):
+        CountsDiffSC(masked, **{argument: 7})
+
+
+@pytest.mark.parametrize("max_epochs", [0, -1, 2.5])
+def test_epochs_are_a_positive_integer(masked, max_epochs):
+    model = CountsDiffSC(masked, **TINY)
+    with pytest.raises((TypeError, ValueError), match="max_epochs"):
+        model.train(max_epochs, **QUIET)
+    assert not model.is_trained

@@ -1,10 +1,12 @@
 """Several modalities in one model."""
 
+import mudata
 import numpy as np
 import pytest
 from helpers import train_tiny
 
 from countsdiff_sc import CountsDiffSC
+from countsdiff_sc._counts import CountMatrix, estimate_reference
 
 
 def test_layers_are_written_per_modality(mdata):
@@ -56,3 +58,59 @@ def test_save_and_load(mdata, tmp_path):
     model.save(tmp_path / "model")
     loaded = CountsDiffSC.load(tmp_path / "model", adata=mdata)
     np.testing.assert_array_equal(loaded.get_imputed_counts(seed=0), model.get_imputed_counts(seed=0))
+
+
+def test_cells_in_another_order_are_refused(mdata):
+    """They would be paired by position: one cell's RNA with another's protein."""
+    with mudata.set_options(pull_on_update=False):
+        shuffled = mudata.MuData({"rna": mdata.mod["rna"], "prot": mdata.mod["prot"][::-1].copy()})
+    with pytest.raises(ValueError, match="paired by position"):
+        CountsDiffSC.setup_mudata(shuffled)
+
+
+@pytest.mark.parametrize("argument", ["layer", "observed_mask_layer"])
+def test_unknown_modalities_in_a_mapping(mdata, argument):
+    with pytest.raises(KeyError, match="'protein' is not in the modelled modalities"):
+        CountsDiffSC.setup_mudata(mdata, **{argument: {"protein": "x"}})
+
+
+def test_unknown_modality_of_a_mask(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    model = train_tiny(mdata, max_epochs=1)
+    with pytest.raises(KeyError, match="'protein' is not in the modelled modalities"):
+        model.impute(observed_mask={"protein": np.ones((60, 5), dtype=bool)})
+
+
+@pytest.mark.parametrize("modalities", ["rna", [], ["rna", "rna"]])
+def test_modalities_are_a_list_of_distinct_names(mdata, modalities):
+    with pytest.raises(ValueError, match="does not name modalities"):
+        CountsDiffSC.setup_mudata(mdata, modalities=modalities)
+
+
+def test_a_modality_added_later_changes_nothing(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    model = train_tiny(mdata, max_epochs=1)
+    mdata.mod["atac"] = mdata.mod["rna"].copy()
+    model.impute()
+    assert "imputed" not in mdata.mod["atac"].layers
+    assert "imputed" in mdata.mod["prot"].layers
+
+
+def test_a_lacking_modality_is_named(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    model = train_tiny(mdata, max_epochs=1)
+    with mudata.set_options(pull_on_update=False):
+        rna = mudata.MuData({"rna": mdata.mod["rna"].copy()})
+    with pytest.raises(KeyError, match="prot"):
+        model.impute(rna)
+    with pytest.raises(TypeError, match="takes a MuData"):
+        model.impute(mdata.mod["rna"].copy())
+
+
+def test_depth_is_estimated_from_the_cells_that_were_measured(mdata):
+    protein = mdata.mod["prot"]
+    everywhere = estimate_reference(CountMatrix(protein[:30].copy(), None, None, "X"))
+    protein.layers["seen"] = np.arange(60)[:, None] < np.full((1, 5), 30)
+    half = estimate_reference(CountMatrix(protein, None, "seen", "X"))
+    np.testing.assert_allclose(half.mean_profile, everywhere.mean_profile, rtol=1e-5)
+    assert half.depth_concentration == pytest.approx(everywhere.depth_concentration)

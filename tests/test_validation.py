@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import TINY, make_adata, train_tiny
 from scipy import sparse
@@ -220,3 +221,93 @@ def test_bad_counts_in_a_modality_are_located(mdata):
 def test_model_needs_data():
     with pytest.raises(ValueError, match="adata or registry"):
         CountsDiffSC()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"n_samples": 2.5}, "n_samples"),
+        ({"n_samples": "3"}, "n_samples"),
+        ({"n_samples": 0}, "n_samples"),
+        ({"n_steps": 1.5}, "n_steps"),
+        ({"guidance_scale": np.inf}, "guidance_scale"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"attrition": 2.0}, "attrition"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"quantiles": 0.5}, "quantiles"),
+        ({"quantiles": ()}, "quantiles"),
+        ({"quantiles": (0.0, 0.5)}, "quantiles"),
+    ],
+)
+def test_arguments_out_of_range(masked_model, arguments, name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}="):
+        masked_model.get_imputed_counts(**arguments)
+
+
+def test_a_data_frame_mask_must_name_the_cells_and_genes_in_order(masked_model, masked, observed_mask):
+    frame = pd.DataFrame(observed_mask, index=masked.obs_names, columns=masked.var_names)
+    masked_model.get_imputed_counts(observed_mask=frame)
+    with pytest.raises(ValueError, match="index and columns are not the cells and genes"):
+        masked_model.get_imputed_counts(observed_mask=frame[::-1])
+
+
+def test_labels_that_are_numbers(adata):
+    adata.obs["cluster"] = pd.Categorical(np.arange(60) % 3)
+    with pytest.raises(TypeError, match=r"labels that are not strings.*astype\(str\)"):
+        CountsDiffSC.setup_anndata(adata, labels_key="cluster")
+
+
+def test_a_string_where_a_list_is_meant(adata):
+    with pytest.raises(TypeError, match="categorical_covariate_keys='donor' is a string"):
+        CountsDiffSC.setup_anndata(adata, categorical_covariate_keys="donor")
+
+
+def test_a_view_cannot_be_set_up(adata):
+    with pytest.raises(ValueError, match=r"adata is a view.*adata = adata.copy\(\)"):
+        CountsDiffSC.setup_anndata(adata[:, :10])
+
+
+def test_setup_takes_its_own_kind(adata, mdata):
+    with pytest.raises(TypeError, match="takes an AnnData"):
+        CountsDiffSC.setup_anndata(mdata)
+    with pytest.raises(TypeError, match="takes a MuData"):
+        CountsDiffSC.setup_mudata(adata)
+
+
+def test_genes_filtered_after_training(adata):
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata, max_epochs=1)
+    adata._inplace_subset_var(np.arange(10))
+    with pytest.raises(ValueError, match="lacks 10 genes"):
+        model.impute()
+
+
+def test_nothing_observed(adata):
+    adata.layers["observed"] = np.zeros(adata.shape, dtype=bool)
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    with pytest.raises(ValueError, match="No entry of the data is observed"):
+        train_tiny(adata, max_epochs=1)
+
+
+def test_a_model_loaded_without_data_says_so(masked_model, tmp_path):
+    masked_model.save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=False)
+    with pytest.raises(TypeError, match="loaded without data"):
+        loaded.impute()
+
+
+@pytest.mark.parametrize("layer", [None, "", "imputed/mean"])
+def test_names_of_layers(masked_model, layer):
+    with pytest.raises(ValueError, match="cannot name a layer"):
+        masked_model.impute(layer=layer)
+
+
+def test_the_advice_for_missing_labels_works(adata):
+    adata.obs["label"] = pd.Series(["a", None] * 30, index=adata.obs_names, dtype="category")
+    with pytest.raises(ValueError, match="is missing for 30") as error:
+        CountsDiffSC.setup_anndata(adata, labels_key="label")
+    assert ".astype(object).fillna('unknown')" in str(error.value)
+    adata.obs["label"] = adata.obs["label"].astype(object).fillna("unknown")
+    CountsDiffSC.setup_anndata(adata, labels_key="label")

@@ -16,6 +16,8 @@ from ._metrics import poisson_deviance, rmse_log1p
 
 #: Name of the model's row in a table.
 MODEL_NAME = "CountsDiffSC"
+#: What scvi-tools knows an AnnData by.
+SCVI_IDENTIFIERS = ("_scvi_uuid", "_scvi_manager_uuid")
 #: Baselines that cost nothing.
 SIMPLE_BASELINES = ("zeros", "gene mean x depth", "label mean x depth")
 
@@ -97,11 +99,18 @@ def hold_out(
     Raises
     ------
     ValueError
-        If ``mechanism`` or a baseline is not known, or nothing is hidden.
+        If ``mechanism`` or a baseline is not known, nothing is hidden, or ``adata`` is backed.
+
+    Notes
+    -----
+    Works on dense copies: a few times ``4 * n_obs * n_vars`` bytes.
     """
     for name in baselines:
         _check_known("baselines", name, BASELINES)
     _check_known("mechanism", mechanism, MECHANISMS)
+    if adata.isbacked:
+        msg = "adata is backed. Entries can only be hidden in memory. Pass adata.to_memory(), or a subset of it."
+        raise ValueError(msg)
     counts = adata.X if layer is None else adata.layers[layer]
     counts = np.asarray(counts.toarray() if sparse.issparse(counts) else counts, dtype=np.float32)
     known = ~np.isnan(counts)
@@ -109,10 +118,15 @@ def hold_out(
         mask = adata.layers[observed_mask_layer]
         known &= mask.toarray() if sparse.issparse(mask) else np.asarray(mask)
     hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
-    if not hidden.any():
-        msg = f"fraction={fraction} hides none of the {int(known.sum())} known entries. Something must be hidden to be scored. Raise the fraction."
+    if not hidden.any() or not (known & ~hidden).any():
+        msg = (
+            f"fraction={fraction} hides {int(hidden.sum()):,} of the {int(known.sum()):,} known entries. Some must be hidden "
+            "to be scored, and some left to learn from. Choose a fraction between 0 and 1, for example 0.5."
+        )
         raise ValueError(msg)
     copy = adata.copy()
+    for key in SCVI_IDENTIFIERS:  # the copy is another object, and setting it up must not touch the original's
+        copy.uns.pop(key, None)
     with_gaps = sparse.csr_matrix(np.where(hidden, np.nan, counts))
     if layer is None:
         copy.X = with_gaps

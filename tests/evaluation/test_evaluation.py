@@ -1,5 +1,6 @@
 """Masks, metrics and baselines on which a comparison rests."""
 
+import anndata as ad
 import numpy as np
 import pytest
 from helpers import QUIET, TINY, make_adata
@@ -102,9 +103,16 @@ def test_hold_out_fits_without_the_hidden_entries_and_scores_on_them():
     assert holdout.table.loc["CountsDiffSC", "rmse_log1p"] == evaluation.rmse_log1p(holdout.truth, holdout.predicted)
 
 
-def test_hold_out_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="hides none"):
-        evaluation.hold_out(make_adata(), None, fraction=0.0)
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_hold_out_of_nothing_or_everything_is_refused(fraction):
+    with pytest.raises(ValueError, match="Some must be hidden to be scored, and some left"):
+        evaluation.hold_out(make_adata(), None, fraction=fraction)
+
+
+def test_hold_out_refuses_backed_data(tmp_path):
+    make_adata().write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match="adata is backed"):
+        evaluation.hold_out(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"), None)
 
 
 @pytest.mark.parametrize("baseline", [evaluation.nearest_neighbours, evaluation.low_rank])

@@ -50,7 +50,7 @@ def permute_genes(backbone, order):
     for name, value in state.items():
         if name in {"read_in.weight", "read_mask.weight"}:
             state[name] = value[:, order]
-        elif name.startswith("read_log") or name == "gene_embedding":
+        elif name == "gene_embedding" or (name.startswith("read_log") and len(value) == len(order)):
             state[name] = value[order]
     backbone.load_state_dict(state)
 

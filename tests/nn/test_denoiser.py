@@ -104,10 +104,11 @@ def test_the_gradient_reaches_every_weight(denoiser, cells):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_dispersion_does_not_bend_the_mean(cells):
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_dispersion_does_not_bend_the_mean(cells, name):
     """The gradient of the dispersion stops at the dispersion head, and that of the mean never enters it."""
     torch.manual_seed(0)
-    denoiser = perturbed(CountDenoiser(BACKBONES["gene_set_transformer"](), (G,), (3,), 1))
+    denoiser = perturbed(CountDenoiser(BACKBONES[name](), (G,), (3,), 1))
     expected_births, dispersion = denoiser(*cells)
     head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
     dispersion.log().sum().backward(retain_graph=True)
