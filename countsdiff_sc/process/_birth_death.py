@@ -26,12 +26,20 @@ def no_attrition(p_s: Tensor, p_t: Tensor) -> Tensor:
 
 def capped_attrition(eta: float) -> AttritionSchedule:
     """``min(eta, max_attrition)``: constant where allowed (ReMDM's capped remasking, Wang et al. 2025)."""
+    _check_eta(eta)
     return lambda p_s, p_t: max_attrition(p_s, p_t).clamp(max=eta)
 
 
 def rescaled_attrition(eta: float) -> AttritionSchedule:
     """``eta * max_attrition``, the choice of the CountsDiff paper."""
+    _check_eta(eta)
     return lambda p_s, p_t: eta * max_attrition(p_s, p_t)
+
+
+def _check_eta(eta: float) -> None:
+    if not 0.0 <= eta <= 1.0:
+        msg = f"eta={eta!r} is out of range. It is a probability, or a fraction of one, in [0, 1]. Pass such a number."
+        raise ValueError(msg)
 
 
 def get_attrition(attrition: float | str | AttritionSchedule | None) -> AttritionSchedule:

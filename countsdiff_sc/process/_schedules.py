@@ -216,6 +216,7 @@ _SCHEDULES: dict[str, type[SurvivalSchedule]] = {
 def get_schedule(schedule: str | SurvivalSchedule | Callable[[Tensor], Tensor]) -> SurvivalSchedule:
     """Turn ``"cosine"``, ``"blackout"``, ``"jump"``, a callable or a schedule into a :class:`SurvivalSchedule`."""
     if isinstance(schedule, SurvivalSchedule):
+        check_schedule(schedule)
         return schedule
     if isinstance(schedule, str) and schedule in _SCHEDULES:
         return _SCHEDULES[schedule]()

@@ -182,3 +182,10 @@ def test_generator_decides_everything():
     assert torch.equal(step(2), step(2))
     assert not torch.equal(step(2), step(3))
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("attrition", [capped_attrition, rescaled_attrition])
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_eta_is_a_fraction(attrition, eta):
+    with pytest.raises(ValueError, match="eta=.*out of range"):
+        attrition(eta)

@@ -195,3 +195,8 @@ def test_table_that_is_no_survival_function(table, problem):
 
 def test_every_schedule_of_the_module_is_under_test():
     assert {type(schedule) for schedule in SCHEDULES.values()} == set(SurvivalSchedule.__subclasses__())
+
+
+def test_a_schedule_object_is_checked_too():
+    with pytest.raises(ValueError, match=r"has p\(0\)"):
+        get_schedule(FisherInformationSchedule(t_end=0.8))
