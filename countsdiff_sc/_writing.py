@@ -29,10 +29,19 @@ def was_imputed(matrix: CountMatrix, layer: str) -> bool:
     return layer in matrix.adata.uns.get(UNS_KEY, {})
 
 
+def is_draw(record: Mapping[str, object]) -> bool:
+    """Whether a layer with this record is one of several draws that were asked for together."""
+    return record["estimate"] == "sample" and record["n_samples"] > 1
+
+
 def remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) -> None:
-    """Delete draws ``layer_0``, ``layer_1``, ... of an earlier imputation that this one, of ``names``, does not replace."""
+    """Delete draws ``layer_0``, ``layer_1``, ... of an earlier imputation that this one, of ``names``, does not replace.
+
+    A layer that was itself asked for as ``layer_1`` is not one of several draws, and stays.
+    """
     records = matrix.adata.uns.get(UNS_KEY, {})
-    for name in [name for name in records if re.fullmatch(re.escape(layer) + r"_\d+", name) and name not in names]:
+    draws = [name for name in records if re.fullmatch(re.escape(layer) + r"_\d+", name) and is_draw(records[name])]
+    for name in set(draws) - set(names):
         del records[name]
         matrix.adata.layers.pop(name, None)
 
