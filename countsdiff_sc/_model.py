@@ -153,8 +153,8 @@ class CountsDiffSC(SetupMixin, ImputationMixin, EvaluationMixin, UnsupervisedTra
         Parameters
         ----------
         max_epochs
-            Passes over the training cells. By default they grow with the square root of the number of molecules: about
-            40 seconds of training for 3,000 cells of 1,000 molecules on two CPU cores.
+            Passes over the training cells. By default the cells shown grow with the square root of the number of
+            molecules.
         accelerator, devices
             Where to train, as in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         batch_size
@@ -163,8 +163,8 @@ class CountsDiffSC(SetupMixin, ImputationMixin, EvaluationMixin, UnsupervisedTra
             Fractions of cells; by default 0.9 and the rest.
         early_stopping, early_stopping_monitor, early_stopping_patience
             Stop when the validation loss, computed on the same masks and times at every epoch, has not improved for
-            this many epochs, by default a third of ``max_epochs`` and at least 10. The weights with the lowest validation loss are kept
-            in any case.
+            this many epochs, by default a third of ``max_epochs`` and at least 10. The weights with the lowest validation
+            loss are kept in any case.
         gradient_clip_val
             Largest gradient norm.
         **kwargs

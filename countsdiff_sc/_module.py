@@ -58,7 +58,7 @@ class CountsDiffModule(BaseModuleClass):
     MISSING_MODALITY_FRACTION = 0.2
     #: How often a cell's observed counts are thinned in training, and the least that is left of them.
     SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
-    #: The dispersion is fitted to one in this many cells of a minibatch: its likelihood costs more than all else.
+    #: The dispersion is fitted to one in this many cells of a minibatch, since gamma functions are dear.
     DISPERSION_SHARE = 8
 
     def __init__(

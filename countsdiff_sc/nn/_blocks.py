@@ -17,7 +17,7 @@ class ModulatedBlock(nn.Module):
     n_heads
         Attention heads; must divide ``width``.
     dropout
-        Probability with which a token's output of a residual branch is dropped.
+        Probability with which a number in a residual branch's output is dropped.
     """
 
     def __init__(self, width: int, n_heads: int, dropout: float):
@@ -57,8 +57,4 @@ class ModulatedBlock(nn.Module):
         return self.attention_out(mixed.transpose(1, 2).reshape(n_cells, n_tokens, width))
 
     def _drop(self, hidden: Tensor) -> Tensor:
-        if not self.training or self.dropout == 0.0:
-            return hidden
-        # Whole tokens rather than single numbers: as good, and one random number in place of `width`.
-        kept = torch.empty_like(hidden[..., :1]).bernoulli_(1.0 - self.dropout)
-        return hidden * (kept / (1.0 - self.dropout))
+        return F.dropout(hidden, self.dropout, self.training)
