@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -21,6 +23,8 @@ from countsdiff_sc.process import (
 )
 from countsdiff_sc.process._samplers import Denoise
 
+#: Default number of networks whose predictions are averaged.
+N_MEMBERS = 3
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 
 
@@ -50,14 +54,19 @@ class CountsDiffModule(BaseModuleClass):
         weight 1 under every weighting.
     ema_decay
         Decay of the moving average of the weights, per optimiser step.
+    n_members
+        Networks whose predictions are averaged, each trained on its own share of every minibatch; by default 3, or 1
+        where ``denoiser`` is a module.
     **denoiser_kwargs
-        Passed to the backbone named by ``denoiser``.
+        Passed to the backbones named by ``denoiser``.
     """
 
     #: How often a cell's whole modality is hidden in training, where there are several.
     MISSING_MODALITY_FRACTION = 0.2
     #: How often a cell's observed counts are thinned in training, and the least that is left of them.
     SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
+    #: How often a cell loses low counts more often than high ones in training, and the largest logarithm of the odds ratio.
+    SELECTIVE_FRACTION, MAX_LOG_ODDS_RATIO = 0.1, 6.0
     #: The dispersion is fitted to one in this many cells of a minibatch, since gamma functions are dear.
     DISPERSION_SHARE = 8
 
@@ -73,8 +82,9 @@ class CountsDiffModule(BaseModuleClass):
         schedule="cosine",
         loss_weighting="uniform",
         p_uncond: float = 0.2,
-        one_pass_fraction: float = 0.3,
+        one_pass_fraction: float = 0.8,
         ema_decay: float = 0.995,
+        n_members: int | None = None,
         **denoiser_kwargs,
     ):
         super().__init__()
@@ -88,16 +98,8 @@ class CountsDiffModule(BaseModuleClass):
         self.loss_weighting = get_loss_weighting(loss_weighting)
         self.p_uncond = p_uncond
         self.one_pass_fraction = one_pass_fraction
-        if isinstance(denoiser, nn.Module):
-            if denoiser_kwargs:
-                msg = (
-                    f"{sorted(denoiser_kwargs)} are not arguments of the module. With a denoiser that is already made, "
-                    "there is nothing else to pass them to. Give them where the denoiser is made."
-                )
-                raise TypeError(msg)
-        else:
-            denoiser = _named_backbone(denoiser)(sum(modality_sizes), **denoiser_kwargs)
-        self.net = CountDenoiser(denoiser, modality_sizes, n_categories, n_continuous)
+        backbones = _backbones(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
+        self.net = CountDenoiser(backbones, modality_sizes, n_categories, n_continuous)
         self.ema = AveragedModel(self.net, multi_avg_fn=_warm_ema(ema_decay)).requires_grad_(False)
 
     # ------------------------------------------------------------------ data
@@ -143,8 +145,7 @@ class CountsDiffModule(BaseModuleClass):
         t = uniform(n_cells, 1)
         one_pass = uniform(n_cells, 1) < self.one_pass_fraction
         t = t.masked_fill(one_pass, 1.0)
-        # The observed fraction is itself uniform, so every conditional met at imputation, and generation, is trained.
-        observed = known & (uniform(*x_0.shape) < uniform(n_cells, 1))
+        observed = known & (uniform(*x_0.shape) < self._observed_prob(x_0, uniform))
         if len(self.count_keys) > 1:
             kept = uniform(n_cells, len(self.count_keys)) >= self.MISSING_MODALITY_FRACTION
             observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
@@ -165,7 +166,7 @@ class CountsDiffModule(BaseModuleClass):
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t))
         n_target = target.sum().clamp(min=1)
         mean_loss = (weight * target * bregman_loss(n_deaths, expected_births)).sum() / n_target
-        some = slice(0, max(1, n_cells // self.DISPERSION_SHARE))
+        some = slice(None, None, self.DISPERSION_SHARE if self.training else 1)
         nll = negative_binomial_nll(n_deaths[some], expected_births[some].detach(), dispersion[some])
         dispersion_loss = (target[some] * nll).sum() / target[some].sum().clamp(min=1)
         return LossOutput(
@@ -173,6 +174,23 @@ class CountsDiffModule(BaseModuleClass):
             n_obs_minibatch=n_cells,
             extra_metrics={"mean_loss": mean_loss.detach(), "dispersion_loss": dispersion_loss.detach()},
         )
+
+    def _observed_prob(self, x_0: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
+        """Probability with which each entry is observed in training, shape ``(B, 1)`` or ``(B, G)``.
+
+        The observed fraction of a cell is itself uniform, so every conditional met at imputation, and generation, is
+        trained. Some cells lose low counts more often than high ones, which the network can tell from what is left
+        where that is at least half.
+        """
+        n_cells = len(x_0)
+        fraction = uniform(n_cells, 1)
+        selective = uniform(n_cells, 1) < self.SELECTIVE_FRACTION
+        fraction = torch.where(selective, (1.0 + fraction) / 2.0, fraction)
+        log_odds_ratio = torch.where(selective, self.MAX_LOG_ODDS_RATIO * uniform(n_cells, 1), 0.0)
+        # From 0 for no molecule to 1 for many more than the gene has on average.
+        height = x_0 / (x_0 + self.net.mean_profile).clamp(min=1e-9)
+        height = height - height.mean(1, keepdim=True)
+        return torch.sigmoid(torch.logit(fraction, eps=1e-4) + log_odds_ratio * height)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -220,11 +238,23 @@ def observed_mask_key(count_key: str) -> str:
     return f"{count_key}_{OBSERVED_MASK_KEY}"
 
 
-def _named_backbone(name: str) -> type[nn.Module]:
-    if name in _BACKBONES:
-        return _BACKBONES[name]
-    msg = f"denoiser={name!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
-    raise ValueError(msg)
+def _backbones(denoiser: str | nn.Module, n_members: int | None, n_genes: int, arguments: dict) -> list[nn.Module]:
+    if n_members is not None:
+        check_number("n_members", n_members, low=1, integer=True)
+    if isinstance(denoiser, nn.Module):
+        if n_members not in (None, 1):
+            arguments = {"n_members": n_members, **arguments}
+        if arguments:
+            msg = (
+                f"{sorted(arguments)} are not arguments of the module. With a denoiser that is already made, "
+                "there is nothing else to pass them to. Give them where the denoiser is made."
+            )
+            raise TypeError(msg)
+        return [denoiser]
+    if denoiser not in _BACKBONES:
+        msg = f"denoiser={denoiser!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
+        raise ValueError(msg)
+    return [_BACKBONES[denoiser](n_genes, **arguments) for _ in range(n_members or N_MEMBERS)]
 
 
 def _warm_ema(decay: float):

@@ -7,8 +7,10 @@ import pytest
 import scvi
 import torch
 from helpers import QUIET, TINY, make_adata, train_tiny
+from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
+from scipy.stats import kstest
 
 from countsdiff_sc import CountsDiffSC
 from countsdiff_sc.nn import GeneSetTransformer
@@ -75,7 +77,8 @@ def test_training_learns_the_cell_types():
     model = CountsDiffSC(adata, **TINY)
     model.train(max_epochs=40, accelerator="cpu", plan_kwargs={"lr": 1e-2}, **QUIET)
     loss = model.history["validation_loss"]["validation_loss"].astype(float)
-    assert len(model.history["train_loss"]) == len(loss)
+    assert len(model.history["train_loss"]) == 40
+    assert len(loss) == 40 // model.module.net.n_members
     assert loss.min() < loss.iloc[0] - 0.05
 
 
@@ -111,7 +114,7 @@ def test_the_best_moving_average_is_kept(masked):
 
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)
-    model.train(8, accelerator="cpu", plan_kwargs={"lr": 1.0}, callbacks=[Record()], **QUIET)
+    model.train(24, accelerator="cpu", plan_kwargs={"lr": 1.0}, callbacks=[Record()], **QUIET)
     best = min(seen, key=lambda pair: pair[0])[1]
     assert any(not torch.equal(best[key], seen[-1][1][key]) for key in best)  # or nothing would be tested
     kept = model.module.ema.state_dict()
@@ -129,8 +132,8 @@ def test_moving_average_lives_in_the_module_and_follows_the_weights(masked):
 def test_gradient_accumulation_averages_once_per_optimiser_step(masked):
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)
-    model.train(max_epochs=1, accelerator="cpu", batch_size=9, accumulate_grad_batches=2, **QUIET)
-    assert int(model.module.ema.n_averaged) == 3  # 54 training cells, 6 minibatches
+    model.train(max_epochs=1, accelerator="cpu", batch_size=3, accumulate_grad_batches=2, **QUIET)
+    assert int(model.module.ema.n_averaged) == 3  # 54 training cells, 6 minibatches of 3 cells for each of 3 networks
 
 
 def test_reference_profile_of_complete_data_is_the_mean(adata):
@@ -277,6 +280,39 @@ def test_evaluate_refuses_a_denoiser_that_has_seen_the_data(masked):
 def test_arguments_for_a_denoiser_that_is_already_made(masked):
     with pytest.raises(TypeError, match=r"\['n_tokens'\] are not arguments"):
         CountsDiffSC(masked, denoiser=GeneSetTransformer(20), n_tokens=3)
+    with pytest.raises(TypeError, match=r"\['n_members'\] are not arguments"):
+        CountsDiffSC(masked, denoiser=GeneSetTransformer(20), n_members=2)
+
+
+@pytest.mark.parametrize("n_members", [0, 1.5, "two"])
+def test_an_impossible_number_of_networks(masked, n_members):
+    with pytest.raises((ValueError, TypeError), match="n_members"):
+        CountsDiffSC(masked, n_members=n_members, **TINY)
+
+
+def test_one_network_suffices(masked):
+    model = train_tiny(masked, n_members=1)
+    assert model.module.net.n_members == 1
+    assert (model.get_imputed_counts() >= 0).all()
+
+
+def test_masks_of_training_are_unselective_or_take_low_counts(masked):
+    """Half is observed on average in cells that lose counts blindly; else more than half, and more of the high counts."""
+    module = CountsDiffSC(masked, **TINY).module
+    module.net.mean_profile.fill_(2.0)
+    x_0 = torch.arange(20.0).expand(20_000, 20)
+    generator = torch.Generator().manual_seed(0)
+    prob = module._observed_prob(x_0, lambda *shape: torch.rand(shape, generator=generator)).expand_as(x_0)
+    blind = (prob.std(1) < 1e-4).numpy()
+    share = 1 - module.SELECTIVE_FRACTION
+    assert abs(blind.mean() - share) < 5 * np.sqrt(share * (1 - share) / 20_000)  # false alarm below 1e-6
+    assert kstest(prob[blind, 0].numpy(), "uniform").pvalue > ALPHA
+    selective = prob[~blind]
+    assert (selective.diff(dim=1) > 0).all()
+    # The odds ratio between no molecule and ever more of them stays below the stated bound.
+    log_odds = torch.logit(selective)
+    assert (log_odds[:, -1] - log_odds[:, 0]).max() < module.MAX_LOG_ODDS_RATIO
+    assert selective.mean() > 0.6
 
 
 def test_training_on_every_cell_needs_no_validation(masked):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,8 @@ from ._context import CellContext, Conditions
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 MAX_LOG_RATIO = 8.0
 LOG_DISPERSION_RANGE = (-5.0, 8.0)
+#: Least divisor.
+TINY = 1e-30
 
 
 class CountDenoiser(nn.Module):
@@ -23,12 +27,15 @@ class CountDenoiser(nn.Module):
     molecules lost then follow :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an
     entry's own visible count and on time is exact rather than learned (this package).
 
+    There may be several networks: in training each learns from its own share of a minibatch, afterwards the law of the
+    molecules lost is that of their equal mixture (Lakshminarayanan et al. 2017).
+
     Parameters
     ----------
-    backbone
-        Module called as ``backbone(x_t, survival_prob, base_rate, context)`` with ``(B, G)`` tensors and context
-        ``(B, H)``; returns log-ratio and log inverse dispersion, each ``(B, G)``. It has attributes ``width`` (``H``)
-        and is otherwise free.
+    backbones
+        Networks called as ``backbone(x_t, survival_prob, base_rate, context)`` with ``(B, G)`` tensors and context
+        ``(B, H)``; they return log-ratio and log inverse dispersion, each ``(B, G)``. They have an attribute ``width``
+        (``H``) and are otherwise free.
     modality_sizes
         Genes (or proteins, ...) of each of the ``D`` modalities; they add up to ``G``. Each has a depth of its own.
     n_categories, n_continuous
@@ -37,14 +44,16 @@ class CountDenoiser(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbones: Sequence[nn.Module],
         modality_sizes: tuple[int, ...],
         n_categories: tuple[int, ...] = (),
         n_continuous: int = 0,
     ):
         super().__init__()
-        self.backbone = backbone
-        self.context = CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous)
+        self.backbones = nn.ModuleList(backbones)
+        self.contexts = nn.ModuleList(
+            CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous) for backbone in backbones
+        )
         membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
         self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
         self.register_buffer("mean_profile", torch.ones(len(membership)))
@@ -79,13 +88,56 @@ class CountDenoiser(nn.Module):
         depth = self.infer_depth(x_t, survival_prob)
         base_rate = (depth @ self.membership.T) * self.mean_profile
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
-        context = self.context(x_t, survival_prob, depth, t, Conditions(conditions.categories, continuous))
-        log_ratio, log_dispersion = self.backbone(x_t, survival_prob, base_rate, context)
+        inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
+        if self.training:
+            shares = zip(*(tensor.tensor_split(self.n_members) for tensor in inputs), strict=True)
+            predictions = [self._predict(member, *share) for member, share in enumerate(shares)]
+            return tuple(torch.cat(parts) for parts in zip(*predictions, strict=True))
+        return mixture_moments([self._predict(member, *inputs) for member in range(self.n_members)])
+
+    @property
+    def n_members(self) -> int:
+        """Number of networks."""
+        return len(self.backbones)
+
+    def _predict(
+        self,
+        member: int,
+        x_t: Tensor,
+        survival_prob: Tensor,
+        base_rate: Tensor,
+        depth: Tensor,
+        t: Tensor,
+        categories: Tensor,
+        continuous: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        context = self.contexts[member](x_t, survival_prob, depth, t, Conditions(categories, continuous))
+        log_ratio, log_dispersion = self.backbones[member](x_t, survival_prob, base_rate, context)
         rate = base_rate * log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
         # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
         expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
         return expected_births, dispersion + x_t
+
+
+def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    r"""Mean and inverse dispersion of the negative binomial with the mean and variance of an equal mixture.
+
+    With members :math:`(m_k, r_k)` and :math:`m` the average of :math:`m_k`, the variance beyond that of a Poisson law
+    is :math:`m^2 / r = \overline{m_k^2 / r_k} + \overline{(m_k - m)^2}`.
+
+    Parameters
+    ----------
+    predictions
+        Mean (molecules) and inverse dispersion of each member, tensors of one shape.
+    """
+    if len(predictions) == 1:
+        return predictions[0]
+    means, dispersions = (torch.stack(tensors) for tensors in zip(*predictions, strict=True))
+    mean = means.mean(0)
+    excess = (means.square() / dispersions + (means - mean).square()).mean(0)
+    # Where nothing can have been lost the mean is 0 and any dispersion is right.
+    return mean, torch.where(mean > 0, mean.square() / excess.clamp(min=TINY), 1.0)
 
 
 def freeman_tukey_residual(x_t: Tensor, expected: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import nbinom
 
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
+from countsdiff_sc.nn._denoiser import mixture_moments
 
 B, G = 6, 10
 BACKBONES = {
@@ -22,10 +24,11 @@ def perturbed(module, *, std=0.3):
     return module
 
 
-@pytest.fixture(params=BACKBONES)
+@pytest.fixture(params=[["gene_set_transformer"], ["full_attention"], ["gene_set_transformer"] * 3], ids="+".join)
 def denoiser(request):
     torch.manual_seed(0)
-    module = CountDenoiser(BACKBONES[request.param](), (6, 4), n_categories=(3,), n_continuous=1)
+    backbones = [BACKBONES[name]() for name in request.param]
+    module = CountDenoiser(backbones, (6, 4), n_categories=(3,), n_continuous=1)
     module.mean_profile.copy_(torch.rand(G, generator=torch.Generator().manual_seed(2)) * 4 + 0.1)
     module.depth_concentration.fill_(4.0)
     return perturbed(module).eval()
@@ -108,7 +111,7 @@ def test_the_gradient_reaches_every_weight(denoiser, cells):
 def test_the_dispersion_does_not_bend_the_mean(cells, name):
     """The gradient of the dispersion stops at the dispersion head, and that of the mean never enters it."""
     torch.manual_seed(0)
-    denoiser = perturbed(CountDenoiser(BACKBONES[name](), (G,), (3,), 1))
+    denoiser = perturbed(CountDenoiser([BACKBONES[name]()], (G,), (3,), 1))
     expected_births, dispersion = denoiser(*cells)
     head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
     dispersion.log().sum().backward(retain_graph=True)
@@ -121,7 +124,7 @@ def test_the_dispersion_does_not_bend_the_mean(cells, name):
 def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
     """So that training starts from the rank-one baseline: doubling a cell's visible counts doubles the prediction."""
     torch.manual_seed(0)
-    denoiser = CountDenoiser(GeneSetTransformer(G, dropout=0.0), (G,)).eval()
+    denoiser = CountDenoiser([GeneSetTransformer(G, dropout=0.0)], (G,)).eval()
     profile = torch.arange(1.0, G + 1.0)
     denoiser.mean_profile.copy_(profile)
     denoiser.depth_concentration.fill_(1e-6)  # no prior: depth is read off the counts alone
@@ -136,7 +139,7 @@ def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
 
 
 def test_depth_is_a_gamma_posterior_per_modality():
-    denoiser = CountDenoiser(BACKBONES["full_attention"](), (6, 4))
+    denoiser = CountDenoiser([BACKBONES["full_attention"]()], (6, 4))
     denoiser.mean_profile.copy_(torch.tensor([2.0] * 6 + [10.0] * 4))
     denoiser.depth_concentration.copy_(torch.tensor([3.0, 5.0]))
     x_t, survival_prob = torch.zeros(2, G), torch.zeros(2, G)
@@ -144,3 +147,69 @@ def test_depth_is_a_gamma_posterior_per_modality():
     depth = denoiser.infer_depth(x_t, survival_prob)
     # Conjugacy: Gamma(a, a) and Poisson(depth * exposure) give mean (a + molecules) / (a + exposure).
     torch.testing.assert_close(depth, torch.tensor([[(3 + 14) / (3 + 4), 1.0], [1.0, 1.0]]))
+
+
+def ensemble_and_members(n_members=3):
+    """Several perturbed networks together, and each in a denoiser of its own."""
+    torch.manual_seed(0)
+    backbones = [BACKBONES["gene_set_transformer"]() for _ in range(n_members)]
+    for backbone in backbones:
+        backbone.input_dropout = 0.0
+    together = perturbed(CountDenoiser(backbones, (6, 4), n_categories=(3,), n_continuous=1))
+    alone = [CountDenoiser([backbone], (6, 4), n_categories=(3,), n_continuous=1) for backbone in together.backbones]
+    for member, context in zip(alone, together.contexts, strict=True):
+        member.contexts[0].load_state_dict(context.state_dict())
+    return together, alone
+
+
+def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells):
+    together, alone = ensemble_and_members()
+    found = together.train()(*cells)
+    for member, denoiser in enumerate(alone):
+        share = slice(2 * member, 2 * member + 2)
+        x_t, survival_prob, t, conditions = cells
+        own = Conditions(conditions.categories[share], conditions.continuous[share])
+        expected = denoiser.train()(x_t[share], survival_prob[share], t[share], own)
+        torch.testing.assert_close(found[0][share], expected[0])
+        torch.testing.assert_close(found[1][share], expected[1])
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 4])
+def test_fewer_or_uneven_shares_are_no_hindrance(cells, n_cells):
+    together, _ = ensemble_and_members()
+    x_t, survival_prob, t, conditions = cells
+    few = Conditions(conditions.categories[:n_cells], conditions.continuous[:n_cells])
+    mean, dispersion = together.train()(x_t[:n_cells], survival_prob[:n_cells], t[:n_cells], few)
+    assert mean.shape == dispersion.shape == (n_cells, G)
+    (mean.sum() + dispersion.sum()).backward()
+
+
+def test_after_training_the_networks_are_averaged(cells):
+    together, alone = ensemble_and_members()
+    mean, dispersion = together.eval()(*cells)
+    predictions = [denoiser.eval()(*cells) for denoiser in alone]
+    torch.testing.assert_close(mean, torch.stack([m for m, _ in predictions]).mean(0))
+    torch.testing.assert_close(dispersion, mixture_moments(predictions)[1])
+
+
+def test_mixture_moments_are_those_of_the_mixture_of_negative_binomials():
+    means, dispersions = [0.3, 2.0, 5.0], [0.7, 4.0, 50.0]
+    mean, dispersion = mixture_moments(
+        [
+            (torch.tensor([m], dtype=torch.float64), torch.tensor([r], dtype=torch.float64))
+            for m, r in zip(means, dispersions, strict=True)
+        ]
+    )
+    counts = np.arange(2000)
+    law = np.mean([nbinom.pmf(counts, r, r / (r + m)) for m, r in zip(means, dispersions, strict=True)], axis=0)
+    expected_mean = law @ counts
+    variance = law @ (counts - expected_mean) ** 2
+    assert float(mean) == pytest.approx(expected_mean)
+    assert float(mean + mean**2 / dispersion) == pytest.approx(variance)
+
+
+def test_mixture_moments_where_nothing_is_lost_are_finite():
+    nothing = (torch.zeros(3), torch.ones(3))
+    mean, dispersion = mixture_moments([nothing, nothing])
+    assert (mean == 0).all()
+    assert torch.isfinite(dispersion).all()
