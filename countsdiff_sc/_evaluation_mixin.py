@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from numbers import Integral
 
 import pandas as pd
 from anndata import AnnData
 from torch import nn
 
 from countsdiff_sc import _validation, evaluation
-from countsdiff_sc.evaluation._baselines import BASELINES
+from countsdiff_sc.evaluation._registry import FAST_BASELINES
+
+#: Name of the row of a model that is not given the labels.
+NO_LABELS_NAME = "CountsDiffSC, no labels"
 
 
 class EvaluationMixin:
@@ -21,11 +26,14 @@ class EvaluationMixin:
         *,
         mechanism: str = "mcar",
         fraction: float = 0.5,
-        baselines: Sequence[str] = tuple(BASELINES),
-        seed: int = 0,
+        baselines: Sequence[str] = FAST_BASELINES,
+        n_samples: int = 10,
+        seed: int | Sequence[int] = 0,
         **train_kwargs,
     ) -> pd.DataFrame:
         """Hide entries of a copy of the data, train a model like this one without them, and score what it imputes.
+
+        With labels, a model that is not given them is trained too, since only some baselines are.
 
         Parameters
         ----------
@@ -37,24 +45,38 @@ class EvaluationMixin:
         fraction
             Expected fraction of entries that is hidden.
         baselines
-            What to compare with: ``"zeros"``, ``"gene mean x depth"``, ``"label mean x depth"`` (only with labels),
-            ``"nearest neighbours"``, ``"low rank"``.
+            What to compare with: by default ``"zeros"``, ``"gene mean x depth"``, ``"label mean x depth"`` (only with
+            labels), ``"nearest neighbours"`` and ``"low rank"``, which take seconds. Also ``"scVI"`` and ``"masked
+            diffusion"``, which are trained, and, where installed, ``"MAGIC"`` and ``"halra"``.
+        n_samples
+            Draws by which the predicted distribution is judged; 0 for none.
         seed
-            Seed of the mask; that of the training is ``scvi.settings.seed``.
+            Seed of the mask and of the draws, or several: one row of each method for each. The seed of the training is
+            ``scvi.settings.seed``.
         **train_kwargs
             Arguments of :meth:`train` for the model that is trained.
 
         Returns
         -------
-        One row per method, this model last, with ``poisson_deviance`` (nats per hidden entry) and ``rmse_log1p``;
-        lower is better. See :func:`countsdiff_sc.evaluation.hold_out`.
+        One row per seed and method, with columns ``mechanism``, ``fraction``, ``seed``, ``method``, the scores of the means
+        (:func:`countsdiff_sc.evaluation.compare`; of ``poisson_deviance`` and ``rmse_log1p`` lower is better) and, for this
+        model, of the draws (:func:`countsdiff_sc.evaluation.compare_draws`). :func:`countsdiff_sc.pl.evaluation` draws it.
 
         Raises
         ------
+        ImportError
+            If a baseline needs a package that is not installed.
         TypeError
             For MuData, and if the denoiser was given as a module.
         ValueError
-            If ``mechanism`` or a baseline is not known, or nothing is hidden.
+            If ``mechanism`` or a baseline is not known, nothing is hidden, or there is no seed.
+
+        Examples
+        --------
+        >>> import countsdiff_sc
+        >>> model = countsdiff_sc.CountsDiffSC(countsdiff_sc.datasets.pbmc68k_counts())
+        >>> table = model.evaluate(fraction=0.1, seed=range(3))  # doctest: +SKIP
+        >>> countsdiff_sc.pl.evaluation(table)  # doctest: +SKIP
         """
         adata = self.adata if adata is None else adata
         _validation.check_anndata(adata, method="evaluate")
@@ -66,18 +88,30 @@ class EvaluationMixin:
                 "function that makes one."
             )
             raise TypeError(msg)
+        seeds = [seed] if isinstance(seed, Integral) else list(seed)
+        if not seeds:
+            msg = "seed is empty. There must be at least one. Pass an integer, or several."
+            raise ValueError(msg)
         setup_args = self.registry["setup_args"]
 
-        def fit(data: AnnData):
-            type(self).setup_anndata(data, **setup_args)
+        def fit(data: AnnData, **changed):
+            type(self).setup_anndata(data, **{**setup_args, **changed})
             model = type(self)(data, **arguments)
             model.train(**train_kwargs)
             return model
 
         columns = {key: setup_args[key] for key in ("layer", "observed_mask_layer", "labels_key")}
-        return evaluation.hold_out(
-            adata, fit, **columns, mechanism=mechanism, fraction=fraction, baselines=baselines, seed=seed
-        ).table
+        mask = {"mechanism": mechanism, "fraction": fraction}
+        tables = []
+        for each in seeds:
+            shared = {**columns, **mask, "n_samples": n_samples, "seed": each}
+            found = [evaluation.hold_out(adata, fit, baselines=baselines, **shared)]
+            if columns["labels_key"] is not None:
+                unlabelled = partial(fit, labels_key=None)
+                found.append(evaluation.hold_out(adata, unlabelled, baselines=(), name=NO_LABELS_NAME, **shared))
+            table = pd.concat([holdout.table for holdout in found]).reset_index()
+            tables.append(pd.concat([pd.DataFrame({**mask, "seed": each}, index=table.index), table], axis=1))
+        return pd.concat(tables, ignore_index=True)
 
     def _constructor_arguments(self) -> dict:
         saved = self.init_params_

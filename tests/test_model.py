@@ -234,18 +234,36 @@ def test_all_kinds_of_conditions(adata):
 
 def test_evaluate_trains_a_model_like_this_one_and_leaves_the_data_alone(masked_model, masked):
     before = masked.copy()
-    table = masked_model.evaluate(mechanism="mnar_low", fraction=0.3, seed=1, max_epochs=1, accelerator="cpu", **QUIET)
-    assert list(table.index) == [
+    table = masked_model.evaluate(
+        mechanism="mnar_low", fraction=0.3, n_samples=2, seed=[1, 5], max_epochs=1, accelerator="cpu", **QUIET
+    )
+    methods = [
         "zeros",
         "gene mean x depth",
         "label mean x depth",
         "nearest neighbours",
         "low rank",
         "CountsDiffSC",
+        "CountsDiffSC, no labels",
     ]
-    assert np.isfinite(table.to_numpy()).all()
+    assert list(table["method"]) == 2 * methods
+    assert list(table["seed"]) == [1] * 7 + [5] * 7
+    assert set(table["mechanism"]) == {"mnar_low"}
+    assert set(table["fraction"]) == {0.3}
+    assert np.isfinite(table[["poisson_deviance", "rmse_log1p", "rmse", "mae", "bias", "r2"]].to_numpy()).all()
+    ours = table["method"].str.startswith("CountsDiffSC")
+    drawn = table.loc[:, "zero_fraction_error":]
+    assert np.isfinite(drawn[ours].to_numpy()).all()
+    assert drawn[~ours].isna().all(axis=None)
     assert (masked.X != before.X).nnz == 0
     assert list(masked.layers) == list(before.layers)
+
+
+def test_evaluate_without_labels_or_draws_has_one_row_of_the_model(adata):
+    model = train_tiny(adata, max_epochs=1)
+    table = model.evaluate(baselines=["zeros"], n_samples=0, max_epochs=1, accelerator="cpu", **QUIET)
+    assert list(table["method"]) == ["zeros", "CountsDiffSC"]
+    assert "energy_distance" not in table
 
 
 def test_evaluate_refuses_what_it_does_not_know(masked_model, mdata):
@@ -253,6 +271,10 @@ def test_evaluate_refuses_what_it_does_not_know(masked_model, mdata):
         masked_model.evaluate(mechanism="mnar")
     with pytest.raises(ValueError, match="baselines='magic'"):
         masked_model.evaluate(baselines=["magic"])
+    with pytest.raises(ValueError, match="seed is empty"):
+        masked_model.evaluate(seed=[])
+    with pytest.raises(ValueError, match="n_samples"):
+        masked_model.evaluate(n_samples=-1)
     with pytest.raises(TypeError, match="takes an AnnData"):
         masked_model.evaluate(mdata)
 

@@ -11,7 +11,7 @@ from ._draw_metrics import (
     wasserstein,
     zero_fraction_error,
 )
-from ._holdout import Holdout, compare, hold_out
+from ._holdout import Holdout, hold_out
 from ._masks import mar, mcar, mnar_high, mnar_low, modality, panel, split_molecules, valid_entries
 from ._metrics import (
     bias,
@@ -25,12 +25,14 @@ from ._metrics import (
     rmse_log1p,
 )
 from ._scfid import ScFID, frechet_distance
+from ._tables import compare, compare_draws
 
 __all__ = [
     "Holdout",
     "ScFID",
     "bias",
     "compare",
+    "compare_draws",
     "coverage",
     "energy_distance",
     "frechet_distance",

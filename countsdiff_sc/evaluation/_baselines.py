@@ -6,9 +6,6 @@ counts of that shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -137,28 +134,3 @@ def _fit_rank_one(
         expected = observed_mask @ profile
         depth = np.divide(visible.sum(axis=1), expected, out=np.ones(len(counts)), where=expected > 0)
     return depth, profile
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """An imputer as :func:`hold_out` calls it.
-
-    Parameters
-    ----------
-    impute
-        Function of ``(counts, observed_mask, labels)``.
-    needs_labels
-        Whether it is left out where there are no labels.
-    """
-
-    impute: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
-    needs_labels: bool = False
-
-
-BASELINES = {
-    "zeros": Baseline(zeros),
-    "gene mean x depth": Baseline(gene_mean_x_depth),
-    "label mean x depth": Baseline(label_mean_x_depth, needs_labels=True),
-    "nearest neighbours": Baseline(nearest_neighbours),
-    "low rank": Baseline(low_rank),
-}

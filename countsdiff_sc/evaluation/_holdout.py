@@ -10,9 +10,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._baselines import BASELINES
+from countsdiff_sc._validation import check_number
+
 from ._masks import MECHANISMS
-from ._metrics import poisson_deviance, rmse_log1p
+from ._registry import BASELINES
+from ._tables import compare, compare_draws
 
 #: Name of the model's row in a table.
 MODEL_NAME = "CountsDiffSC"
@@ -35,34 +37,14 @@ class Holdout:
     predicted
         Their imputed means, same shape.
     table
-        One row per method: ``poisson_deviance`` (nats per entry) and ``rmse_log1p``; lower is better.
+        One row per method with the scores of its means (:func:`compare`); in the model's row also those of its draws
+        (:func:`compare_draws`).
     """
 
     model: object
     truth: np.ndarray
     predicted: np.ndarray
     table: pd.DataFrame
-
-
-def compare(truth: np.ndarray, predictions: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Score predictions of the same hidden counts.
-
-    Parameters
-    ----------
-    truth
-        Hidden counts (molecules), one-dimensional.
-    predictions
-        Predicted means by method, each of that shape.
-
-    Returns
-    -------
-    One row per method, indexed by name, with ``poisson_deviance`` (nats per entry) and ``rmse_log1p``.
-    """
-    rows = {
-        name: {"poisson_deviance": poisson_deviance(truth, mean), "rmse_log1p": rmse_log1p(truth, mean)}
-        for name, mean in predictions.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def hold_out(
@@ -75,9 +57,11 @@ def hold_out(
     mechanism: str = "mcar",
     fraction: float = 0.1,
     baselines: Sequence[str] = SIMPLE_BASELINES,
+    n_samples: int = 0,
+    name: str = MODEL_NAME,
     seed: int = 0,
 ) -> Holdout:
-    """Hide a fraction of the known entries, fit a model without them, and score it beside simple baselines.
+    """Hide a fraction of the known entries, fit a model without them, and score it beside baselines.
 
     Parameters
     ----------
@@ -93,21 +77,70 @@ def hold_out(
         Expected fraction of entries that is hidden.
     baselines
         Names of what to compare with; those that need labels are left out where there are none.
+    n_samples
+        Draws by which the model's distribution is judged; 0 for none.
+    name
+        Name of the model's row.
     seed
-        Seed of the mask.
+        Seed of the mask and of the draws.
 
     Raises
     ------
+    ImportError
+        If a baseline needs a package that is not installed.
     ValueError
         If ``mechanism`` or a baseline is not known, nothing is hidden, or ``adata`` is backed.
 
     Notes
     -----
-    Works on dense copies: a few times ``4 * n_obs * n_vars`` bytes.
+    Works on dense copies: a few times ``4 * n_obs * n_vars`` bytes, and as many again per four draws.
+
+    Examples
+    --------
+    >>> import countsdiff_sc
+    >>> adata = countsdiff_sc.datasets.pbmc68k_counts()
+    >>> def fit(data):
+    ...     model = countsdiff_sc.CountsDiffSC(data)
+    ...     model.train()
+    ...     return model
+    >>> countsdiff_sc.evaluation.hold_out(adata, fit).table  # doctest: +SKIP
     """
-    for name in baselines:
-        _check_known("baselines", name, BASELINES)
+    for baseline in baselines:
+        _check_known("baselines", baseline, BASELINES)
     _check_known("mechanism", mechanism, MECHANISMS)
+    check_number("n_samples", n_samples, low=0, integer=True)
+    counts, known = _dense_counts(adata, layer, observed_mask_layer)
+    hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
+    if not hidden.any() or not (known & ~hidden).any():
+        msg = (
+            f"fraction={fraction} hides {int(hidden.sum()):,} of the {int(known.sum()):,} known entries. Some must be hidden "
+            "to be scored, and some left to learn from. Choose a fraction between 0 and 1, for example 0.5."
+        )
+        raise ValueError(msg)
+    copy = _with_gaps(adata, layer, counts, hidden)
+    model = fit(copy)
+
+    observed = known & ~hidden
+    visible = np.where(observed, counts, 0.0)
+    labels = None if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
+    predictions = {
+        baseline: BASELINES[baseline].impute(visible, observed, labels)[hidden]
+        for baseline in baselines
+        if labels is not None or not BASELINES[baseline].needs_labels
+    }
+    predictions[name] = model.get_imputed_counts(copy)[hidden]
+    table = compare(counts[hidden], predictions, entries=np.nonzero(hidden))
+    if n_samples:
+        drawn = model.get_imputed_counts(copy, estimate="sample", n_samples=n_samples, seed=seed)
+        drawn = [draw.toarray() for draw in (drawn if isinstance(drawn, list) else [drawn])]
+        # What is missing in truth is not compared.
+        drawn = [np.where(known, draw, 0.0) for draw in drawn]
+        table = table.join(compare_draws(np.where(known, counts, 0.0), {name: drawn}, hidden, seed=seed))
+    return Holdout(model, counts[hidden], predictions[name], table)
+
+
+def _dense_counts(adata: AnnData, layer: str | None, observed_mask_layer: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Counts, and where they are known."""
     if adata.isbacked:
         msg = "adata is backed. Entries can only be hidden in memory. Pass adata.to_memory(), or a subset of it."
         raise ValueError(msg)
@@ -117,13 +150,11 @@ def hold_out(
     if observed_mask_layer is not None:
         mask = adata.layers[observed_mask_layer]
         known &= mask.toarray() if sparse.issparse(mask) else np.asarray(mask)
-    hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
-    if not hidden.any() or not (known & ~hidden).any():
-        msg = (
-            f"fraction={fraction} hides {int(hidden.sum()):,} of the {int(known.sum()):,} known entries. Some must be hidden "
-            "to be scored, and some left to learn from. Choose a fraction between 0 and 1, for example 0.5."
-        )
-        raise ValueError(msg)
+    return counts, known
+
+
+def _with_gaps(adata: AnnData, layer: str | None, counts: np.ndarray, hidden: np.ndarray) -> AnnData:
+    """A copy with NaN at the hidden entries."""
     copy = adata.copy()
     for key in SCVI_IDENTIFIERS:  # the copy is another object, and setting it up must not touch the original's
         copy.uns.pop(key, None)
@@ -132,19 +163,7 @@ def hold_out(
         copy.X = with_gaps
     else:
         copy.layers[layer] = with_gaps
-    model = fit(copy)
-
-    observed = known & ~hidden
-    visible = np.where(observed, counts, 0.0)
-    labels = None if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
-    predictions = {
-        name: BASELINES[name].impute(visible, observed, labels)[hidden]
-        for name in baselines
-        if labels is not None or not BASELINES[name].needs_labels
-    }
-    predictions[MODEL_NAME] = model.get_imputed_counts(copy)[hidden]
-    truth = counts[hidden]
-    return Holdout(model, truth, predictions[MODEL_NAME], compare(truth, predictions))
+    return copy
 
 
 def _check_known(argument: str, name: str, known: Mapping[str, object]) -> None:

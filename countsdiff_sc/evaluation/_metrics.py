@@ -59,15 +59,16 @@ def bias(truth: np.ndarray, mean: np.ndarray) -> float:
 
 
 def r2(truth: np.ndarray, mean: np.ndarray) -> float:
-    """Fraction of the variance of the truth that is explained; negative when worse than its mean."""
+    """Fraction of the variance of the truth that is explained; negative when worse than its mean, NaN without variance."""
     check_same_shape(truth, mean)
-    return float(1.0 - np.mean(np.square(truth - mean)) / np.var(truth))
+    variance = np.var(truth)
+    return float(1.0 - np.mean(np.square(truth - mean)) / variance) if variance > 0 else float("nan")
 
 
 def pearson(truth: np.ndarray, mean: np.ndarray) -> float:
-    """Pearson correlation over all hidden entries, of ``log1p``."""
+    """Pearson correlation over all hidden entries, of ``log1p``; NaN where either is constant."""
     check_same_shape(truth, mean)
-    return float(np.corrcoef(np.log1p(truth), np.log1p(mean))[0, 1])
+    return float(group_correlations(np.log1p(truth), np.log1p(mean), np.zeros(len(truth), dtype=int))[0])
 
 
 def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray, *, ranks: bool = False) -> float:

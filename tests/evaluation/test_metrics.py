@@ -33,6 +33,14 @@ def test_agreement_with_scikit_learn():
     assert evaluation.pearson(TRUTH, MEAN) == pytest.approx(stats.pearsonr(np.log1p(TRUTH), np.log1p(MEAN))[0])
 
 
+def test_what_does_not_vary_explains_nothing():
+    constant = np.ones(600)
+    assert np.isnan(evaluation.pearson(TRUTH, constant))
+    assert np.isnan(evaluation.pearson(constant, MEAN))
+    assert np.isnan(evaluation.r2(constant, MEAN))
+    assert evaluation.r2(TRUTH, constant) < 0
+
+
 @pytest.mark.parametrize("metric", OF_MEANS)
 def test_shapes_that_would_broadcast_are_refused(metric):
     with pytest.raises(
