@@ -1,10 +1,11 @@
 """Imputation of held-out cells, beside every baseline, over data sets, masks and seeds.
 
-A fifth of the cells is held out and a model trained on the rest, once with labels and once without; then entries of the
-held-out cells are hidden and imputed. Baselines see the training cells in full and the visible entries of the
-held-out ones; of their settings the best on each row is taken, which flatters them. Results are appended to a
-CSV file as they come, and rows that are already there are not computed again.
+A fifth of the cells is held out. Models that are trained see the rest; then entries of the held-out cells are hidden and
+imputed. The other methods see the training cells in full and the visible entries of the held-out ones; of their settings
+the best on each row is taken, which flatters them. Results are appended to a CSV file as they come, and what is already
+there is not computed again.
 
+    pip install ".[benchmarks]"
     COUNTSDIFF_SC_DATA=folder python benchmarks/imputation.py --csv results.csv --markdown results.md
 """
 
@@ -15,7 +16,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,21 @@ BASELINES = {
     "label mean x depth": [evaluation.label_mean_x_depth],
     "nearest neighbours": [partial(evaluation.nearest_neighbours, n_neighbours=k) for k in (20, 50, 100)],
     "low rank": [partial(evaluation.low_rank, rank=rank) for rank in (4, 8, 16, 32)],
+    "MAGIC": [partial(evaluation.magic, t=t) for t in (1, 3)],
+    "halra": [evaluation.halra],
 }
-METRICS = {"poisson_deviance": evaluation.poisson_deviance, "rmse_log1p": evaluation.rmse_log1p}
-N_GENES, TEST_FRACTION, LABELS_KEY = 1000, 0.2, "cell_type"
+OURS = {"CountsDiffSC, no labels": None, "CountsDiffSC": "cell_type"}
+#: Models that are trained, each with its draws.
+TRAINED = [*OURS, "scVI", "masked diffusion"]
+MEAN_METRICS, DRAW_METRICS = (
+    ["poisson_deviance", "rmse_log1p"],
+    ["zero_fraction_error", "variance_ratio", "energy_distance", "coverage_90"],
+)
+N_GENES, TEST_FRACTION, N_SAMPLES, LABELS_KEY = 1000, 0.2, 10, "cell_type"
 KEYS = ["data", "mask", "seed", "method"]
+
+#: Mean and draws, cells x genes, of held-out cells of which only some entries are visible.
+Imputer = Callable[[anndata.AnnData, np.ndarray], tuple[np.ndarray, list[np.ndarray]]]
 
 
 def load(name: str) -> anndata.AnnData:
@@ -64,71 +76,114 @@ def load(name: str) -> anndata.AnnData:
     return adata
 
 
-def scores(truth: np.ndarray, mean: np.ndarray) -> dict[str, float]:
-    """Every metric."""
-    return {name: metric(truth, mean) for name, metric in METRICS.items()}
+def split(adata: anndata.AnnData, seed: int) -> tuple[anndata.AnnData, anndata.AnnData]:
+    """Training cells and held-out cells."""
+    held_out = np.random.default_rng(seed).random(adata.n_obs) < TEST_FRACTION
+    return adata[~held_out].copy(), adata[held_out].copy()
 
 
-def best_baselines(train: anndata.AnnData, test: anndata.AnnData, observed: np.ndarray) -> Iterator[dict]:
-    """Scores of each baseline at its best setting for this row."""
+def trained(method: str, train: anndata.AnnData, seed: int) -> Imputer:
+    """Train a model with its default settings; return how it imputes."""
+    scvi.settings.seed = seed
+    if method in OURS:
+        CountsDiffSC.setup_anndata(train, labels_key=OURS[method])
+        model = CountsDiffSC(train)
+        model.train(accelerator="cpu", enable_progress_bar=False)
+
+        def impute(test: anndata.AnnData, observed: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+            arguments = {"observed_mask": observed, "seed": seed}
+            draws = model.get_imputed_counts(test.copy(), estimate="sample", n_samples=N_SAMPLES, **arguments)
+            return model.get_imputed_counts(test.copy(), **arguments), [draw.toarray() for draw in draws]
+
+        return impute
+    rival = {"scVI": evaluation.ScviImputer, "masked diffusion": evaluation.MaskedDiffusion}[method](seed=seed)
+    rival.fit(train.X.toarray(), np.ones(train.shape, dtype=bool))
+
+    def impute_rival(test: anndata.AnnData, observed: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        visible = np.where(observed, test.X.toarray(), 0.0)
+        return rival.impute(visible, observed), list(rival.draw(visible, observed, n_samples=N_SAMPLES, seed=seed))
+
+    return impute_rival
+
+
+def score_trained(imputer: Imputer, test: anndata.AnnData, observed: np.ndarray, seed: int) -> dict[str, float]:
+    """Every score of a trained model."""
+    truth, hidden = test.X.toarray(), ~observed
+    mean, draws = imputer(test, observed)
+    of_means = evaluation.compare(truth[hidden], {"": mean[hidden]}, entries=np.nonzero(hidden))
+    # Observed entries are the same in all, whatever a method makes of them.
+    draws = [np.where(observed, truth, draw) for draw in draws]
+    of_draws = evaluation.compare_draws(truth, {"": draws}, hidden, seed=seed)
+    return {**of_means.iloc[0], **of_draws.iloc[0]}
+
+
+def score_baseline(method: str, train: anndata.AnnData, test: anndata.AnnData, observed: np.ndarray) -> dict[str, float]:
+    """Scores of a baseline at its best setting for each."""
     truth = test.X.toarray()
     counts = np.concatenate([train.X.toarray(), np.where(observed, truth, 0.0)])
     mask = np.concatenate([np.ones(train.shape, dtype=bool), observed])
     labels = np.concatenate([train.obs[LABELS_KEY].astype(str), test.obs[LABELS_KEY].astype(str)])
-    for name, settings in BASELINES.items():
-        imputed = [setting(counts, mask, labels)[train.n_obs :] for setting in settings]
-        tried = [scores(truth[~observed], mean[~observed]) for mean in imputed]
-        yield {"method": name, **{metric: min(t[metric] for t in tried) for metric in METRICS}}
+    means = {str(i): setting(counts, mask, labels)[train.n_obs :] for i, setting in enumerate(BASELINES[method])}
+    tried = evaluation.compare(truth[~observed], {name: mean[~observed] for name, mean in means.items()})
+    return dict(tried[MEAN_METRICS].min())
 
 
-def run(name: str, seed: int, done: set[tuple]) -> Iterator[dict]:
+def run(name: str, seed: int, methods: list[str], done: set[tuple]) -> Iterator[dict]:
     """Rows of one data set and seed that are not there yet."""
-    ours = {"CountsDiffSC": LABELS_KEY, "CountsDiffSC, no labels": None}
-    methods = [*BASELINES, *ours]
-    todo = [mask for mask in MASKS if any((name, mask, seed, method) not in done for method in methods)]
+    todo = {
+        method: masks
+        for method in methods
+        if (masks := [mask for mask in MASKS if (name, mask, seed, method) not in done])
+    }
     if not todo:
         return
-    adata = load(name)
-    held_out = np.random.default_rng(seed).random(adata.n_obs) < TEST_FRACTION
-    train, test = adata[~held_out].copy(), adata[held_out].copy()
-    observed = {mask: MASKS[mask][0](test.X, MASKS[mask][1], seed=seed) for mask in todo}
-    truth = test.X.toarray()
-    for method, labels_key in ours.items():
-        scvi.settings.seed = seed
-        CountsDiffSC.setup_anndata(train, labels_key=labels_key)
-        model = CountsDiffSC(train)
-        model.train(accelerator="cpu", enable_progress_bar=False)
-        for mask, visible in observed.items():
-            mean = model.get_imputed_counts(test.copy(), observed_mask=visible)
-            yield {
-                "data": name,
-                "mask": mask,
-                "seed": seed,
-                "method": method,
-                **scores(truth[~visible], mean[~visible]),
-            }
-    for mask, visible in observed.items():
-        for row in best_baselines(train, test, visible):
-            yield {"data": name, "mask": mask, "seed": seed, **row}
+    train, test = split(load(name), seed)
+    observed = {mask: hide(test.X, fraction, seed=seed) for mask, (hide, fraction) in MASKS.items()}
+    for method, masks in todo.items():
+        imputer = trained(method, train, seed) if method in TRAINED else None
+        for mask in masks:
+            found = (
+                score_trained(imputer, test, observed[mask], seed)
+                if imputer is not None
+                else score_baseline(method, train, test, observed[mask])
+            )
+            yield {"data": name, "mask": mask, "seed": seed, "method": method, **found}
+
+
+def ratios(results: pd.DataFrame, metric: str, rivals: list[str]) -> pd.Series:
+    """Ours over the best of the rivals, seed by seed, averaged."""
+    by_seed = results.pivot_table(index=["data", "mask", "seed"], columns="method", values=metric, sort=False)
+    return (by_seed["CountsDiffSC"] / by_seed[rivals].min(axis=1)).groupby(["data", "mask"], sort=False).mean()
 
 
 def markdown(results: pd.DataFrame) -> str:
-    """One table per metric: means over seeds, the best in bold, and ours over the best baseline."""
+    """One table per metric: means over seeds, the best in bold, and ours over the best rival."""
+    methods = [*BASELINES, "scVI", "masked diffusion", *OURS]
     blocks = []
-    for metric in METRICS:
-        table = results.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)
-        table = table[[*BASELINES, "CountsDiffSC, no labels", "CountsDiffSC"]]
-        lines = ["| data | mask | " + " | ".join(table.columns) + " | ours / best |"]
-        lines.append("|---" * (table.shape[1] + 3) + "|")
-        for (data, mask), row in table.iterrows():
-            cells = [f"**{value:.4f}**" if value == row.min() else f"{value:.4f}" for value in row]
-            ratio = row["CountsDiffSC"] / row[list(BASELINES)].min()
-            lines.append(f"| {data} | {mask} | " + " | ".join(cells) + f" | {ratio:.3f} |")
-        blocks.append(f"### {metric}\n\n" + "\n".join(lines))
+    for metric in MEAN_METRICS:
+        table = results.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)[methods]
+        table = table.assign(ratio=ratios(results, metric, methods[: -len(OURS)]))
+        blocks.append(f"### {metric}\n\n" + _rows(table.rename(columns={"ratio": "ours / best"}), methods))
+    drawn = results[results["method"].isin(TRAINED)]
+    drawn = drawn[drawn["seed"].isin(drawn.loc[drawn["method"] == "scVI", "seed"])]
+    for metric in DRAW_METRICS:
+        table = drawn.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)[TRAINED]
+        blocks.append(f"### {metric}\n\n" + _rows(table, []))
     versions = f"countsdiff_sc {countsdiff_sc.__version__}, torch {torch.__version__}, scvi-tools {scvi.__version__}"
-    seeds = results["seed"].nunique()
-    head = f"Means over {seeds} seeds. {versions}; {platform.machine()}, {torch.get_num_threads()} threads."
+    seeds = results.groupby("method")["seed"].nunique()
+    fewer = {method: n for method, n in seeds.items() if n < seeds.max()}
+    head = f"Means over {seeds.max()} seeds" + "".join(f", {method} {n}" for method, n in fewer.items())
+    head += f". {versions}; {platform.machine()}, {torch.get_num_threads()} threads."
     return head + "\n\n" + "\n\n".join(blocks) + "\n"
+
+
+def _rows(table: pd.DataFrame, compared: list[str]) -> str:
+    lines = ["| data | mask | " + " | ".join(table.columns) + " |", "|---" * (table.shape[1] + 2) + "|"]
+    for (data, mask), row in table.iterrows():
+        best = row[compared].min() if compared else None
+        cells = [f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in row]
+        lines.append(f"| {data} | {mask} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -137,6 +192,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("imputation.csv"))
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS))
+    methods = [*BASELINES, *TRAINED]
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -145,8 +202,8 @@ def main() -> None:
     results = pd.read_csv(arguments.csv) if arguments.csv.exists() else pd.DataFrame(columns=KEYS)
     for name, seed in tqdm([(name, seed) for seed in range(arguments.seeds) for name in arguments.data]):
         done = set(results[KEYS].itertuples(index=False, name=None))
-        for row in run(name, seed, done):
-            results = pd.concat([results, pd.DataFrame([row])], ignore_index=True).drop_duplicates(KEYS, keep="last")
+        for row in run(name, seed, arguments.methods, done):
+            results = pd.concat([results, pd.DataFrame([row])], ignore_index=True)
             results.to_csv(arguments.csv, index=False)
     if arguments.markdown is not None:
         arguments.markdown.write_text(markdown(results))

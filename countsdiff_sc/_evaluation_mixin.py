@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral
 
@@ -79,28 +79,11 @@ class EvaluationMixin:
         >>> countsdiff_sc.pl.evaluation(table)  # doctest: +SKIP
         """
         adata = self.adata if adata is None else adata
-        _validation.check_anndata(adata, method="evaluate")
-        arguments = self._constructor_arguments()
-        if isinstance(arguments["denoiser"], nn.Module):
-            msg = (
-                f"The denoiser is a {type(arguments['denoiser']).__name__} object, which has been trained on what would "
-                "be hidden. evaluate trains a new model and needs a new denoiser. Use evaluation.hold_out with a "
-                "function that makes one."
-            )
-            raise TypeError(msg)
+        fit, columns = self._refit(adata, method="evaluate", train_kwargs=train_kwargs)
         seeds = [seed] if isinstance(seed, Integral) else list(seed)
         if not seeds:
             msg = "seed is empty. There must be at least one. Pass an integer, or several."
             raise ValueError(msg)
-        setup_args = self.registry["setup_args"]
-
-        def fit(data: AnnData, **changed):
-            type(self).setup_anndata(data, **{**setup_args, **changed})
-            model = type(self)(data, **arguments)
-            model.train(**train_kwargs)
-            return model
-
-        columns = {key: setup_args[key] for key in ("layer", "observed_mask_layer", "labels_key")}
         mask = {"mechanism": mechanism, "fraction": fraction}
         tables = []
         for each in seeds:
@@ -112,6 +95,29 @@ class EvaluationMixin:
             table = pd.concat([holdout.table for holdout in found]).reset_index()
             tables.append(pd.concat([pd.DataFrame({**mask, "seed": each}, index=table.index), table], axis=1))
         return pd.concat(tables, ignore_index=True)
+
+    def _refit(
+        self, adata: AnnData, *, method: str, train_kwargs: dict
+    ) -> tuple[Callable[..., EvaluationMixin], dict[str, str | None]]:
+        """How a model like this one is trained on other data, and where those have their counts, mask and labels."""
+        _validation.check_anndata(adata, method=method)
+        arguments = self._constructor_arguments()
+        if isinstance(arguments["denoiser"], nn.Module):
+            msg = (
+                f"The denoiser is a {type(arguments['denoiser']).__name__} object, which has been trained on what would "
+                f"be hidden. {method} trains a new model and needs a new denoiser. Name one, such as "
+                "denoiser='gene_set_transformer', or use evaluation.hold_out with a function that makes one."
+            )
+            raise TypeError(msg)
+        setup_args = self.registry["setup_args"]
+
+        def fit(data: AnnData, **changed) -> EvaluationMixin:
+            type(self).setup_anndata(data, **{**setup_args, **changed})
+            model = type(self)(data, **arguments)
+            model.train(**train_kwargs)
+            return model
+
+        return fit, {key: setup_args[key] for key in ("layer", "observed_mask_layer", "labels_key")}
 
     def _constructor_arguments(self) -> dict:
         saved = self.init_params_

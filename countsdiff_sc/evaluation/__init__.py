@@ -12,6 +12,7 @@ from ._draw_metrics import (
     zero_fraction_error,
 )
 from ._holdout import Holdout, hold_out
+from ._masked_diffusion import MaskedDiffusion
 from ._masks import mar, mcar, mnar_high, mnar_low, modality, panel, split_molecules, valid_entries
 from ._metrics import (
     bias,
@@ -24,12 +25,18 @@ from ._metrics import (
     rmse,
     rmse_log1p,
 )
+from ._null_check import NullCheck, null_check
 from ._scfid import ScFID, frechet_distance
+from ._scvi import ScviImputer
 from ._tables import compare, compare_draws
+from ._tools import halra, magic
 
 __all__ = [
     "Holdout",
+    "MaskedDiffusion",
+    "NullCheck",
     "ScFID",
+    "ScviImputer",
     "bias",
     "compare",
     "compare_draws",
@@ -38,12 +45,14 @@ __all__ = [
     "frechet_distance",
     "gene_mean_x_depth",
     "grouped_correlation",
+    "halra",
     "hold_out",
     "interval_coverage",
     "k_sample_scores",
     "label_mean_x_depth",
     "low_rank",
     "mae",
+    "magic",
     "mar",
     "mcar",
     "mmd",
@@ -52,6 +61,7 @@ __all__ = [
     "modality",
     "nearest_neighbours",
     "negative_binomial_log_score",
+    "null_check",
     "panel",
     "pearson",
     "pit_from_draws",

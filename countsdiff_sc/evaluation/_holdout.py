@@ -109,15 +109,10 @@ def hold_out(
         _check_known("baselines", baseline, BASELINES)
     _check_known("mechanism", mechanism, MECHANISMS)
     check_number("n_samples", n_samples, low=0, integer=True)
-    counts, known = _dense_counts(adata, layer, observed_mask_layer)
+    counts, known = dense_counts(adata, layer, observed_mask_layer)
     hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
-    if not hidden.any() or not (known & ~hidden).any():
-        msg = (
-            f"fraction={fraction} hides {int(hidden.sum()):,} of the {int(known.sum()):,} known entries. Some must be hidden "
-            "to be scored, and some left to learn from. Choose a fraction between 0 and 1, for example 0.5."
-        )
-        raise ValueError(msg)
-    copy = _with_gaps(adata, layer, counts, hidden)
+    check_hidden(fraction, hidden, known)
+    copy = with_gaps(adata, layer, counts, hidden)
     model = fit(copy)
 
     observed = known & ~hidden
@@ -139,7 +134,17 @@ def hold_out(
     return Holdout(model, counts[hidden], predictions[name], table)
 
 
-def _dense_counts(adata: AnnData, layer: str | None, observed_mask_layer: str | None) -> tuple[np.ndarray, np.ndarray]:
+def check_hidden(fraction: float, hidden: np.ndarray, known: np.ndarray) -> None:
+    """Raise ``ValueError`` unless some known entries are hidden and some are not."""
+    if not hidden.any() or not (known & ~hidden).any():
+        msg = (
+            f"fraction={fraction} hides {int(hidden.sum()):,} of the {int(known.sum()):,} known entries. Some must be hidden "
+            "to be scored, and some left to learn from. Choose a fraction between 0 and 1, for example 0.5."
+        )
+        raise ValueError(msg)
+
+
+def dense_counts(adata: AnnData, layer: str | None, observed_mask_layer: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Counts, and where they are known."""
     if adata.isbacked:
         msg = "adata is backed. Entries can only be hidden in memory. Pass adata.to_memory(), or a subset of it."
@@ -153,7 +158,7 @@ def _dense_counts(adata: AnnData, layer: str | None, observed_mask_layer: str | 
     return counts, known
 
 
-def _with_gaps(adata: AnnData, layer: str | None, counts: np.ndarray, hidden: np.ndarray) -> AnnData:
+def with_gaps(adata: AnnData, layer: str | None, counts: np.ndarray, hidden: np.ndarray) -> AnnData:
     """A copy with NaN at the hidden entries."""
     copy = adata.copy()
     for key in SCVI_IDENTIFIERS:  # the copy is another object, and setting it up must not touch the original's

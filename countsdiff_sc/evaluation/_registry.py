@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._baselines import gene_mean_x_depth, label_mean_x_depth, low_rank, nearest_neighbours, zeros
+from ._masked_diffusion import MaskedDiffusion
+from ._scvi import ScviImputer
+from ._tools import halra, magic
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,24 @@ class Baseline:
     is_fast: bool = True
 
 
+def _train_and_impute(imputer: type) -> Callable[..., np.ndarray]:
+    """A model that is trained, with its default settings, on what it then imputes."""
+
+    def impute(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        return imputer().fit(counts, observed_mask).impute(counts, observed_mask)
+
+    return impute
+
+
 BASELINES = {
     "zeros": Baseline(zeros),
     "gene mean x depth": Baseline(gene_mean_x_depth),
     "label mean x depth": Baseline(label_mean_x_depth, needs_labels=True),
     "nearest neighbours": Baseline(nearest_neighbours),
     "low rank": Baseline(low_rank),
+    "MAGIC": Baseline(magic, is_fast=False),
+    "halra": Baseline(halra, is_fast=False),
+    "scVI": Baseline(_train_and_impute(ScviImputer), is_fast=False),
+    "masked diffusion": Baseline(_train_and_impute(MaskedDiffusion), is_fast=False),
 }
 FAST_BASELINES = tuple(name for name, baseline in BASELINES.items() if baseline.is_fast)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import scvi
 from anndata import AnnData
 from lightning.pytorch.utilities.seed import isolate_rng
 from scipy import sparse
+
+from ._quiet import quiet, seeded
 
 #: Cells of a minibatch.
 BATCH_SIZE = 128
@@ -75,16 +72,12 @@ class ScFID:
         _check_cells("train_counts", train_counts)
         self.n_genes = train_counts.shape[1]
         adata = AnnData(sparse.csr_matrix(train_counts, dtype=np.float32))
-        with _quiet(), isolate_rng():
-            previous, scvi.settings.seed = scvi.settings.seed, seed
-            try:
-                scvi.model.SCVI.setup_anndata(adata)
-                # Layer norm, unlike batch norm, takes a last minibatch of one cell.
-                norms = {"use_batch_norm": "none", "use_layer_norm": "both"}
-                self.model = scvi.model.SCVI(adata, n_latent=n_latent, gene_likelihood="nb", **norms)
-                self.model.train(max_epochs, train_size=1.0, batch_size=BATCH_SIZE, enable_progress_bar=False)
-            finally:
-                scvi.settings.seed = previous
+        with quiet(), seeded(seed):
+            scvi.model.SCVI.setup_anndata(adata)
+            # Layer norm, unlike batch norm, takes a last minibatch of one cell.
+            norms = {"use_batch_norm": "none", "use_layer_norm": "both"}
+            self.model = scvi.model.SCVI(adata, n_latent=n_latent, gene_likelihood="nb", **norms)
+            self.model.train(max_epochs, train_size=1.0, batch_size=BATCH_SIZE, enable_progress_bar=False)
 
     def distance(self, truth: np.ndarray | sparse.spmatrix, generated: np.ndarray | sparse.spmatrix) -> float:
         """Squared Fréchet distance between true and generated, or imputed, cells; see :func:`frechet_distance`.
@@ -99,7 +92,7 @@ class ScFID:
     def encode(self, counts: np.ndarray | sparse.spmatrix) -> np.ndarray:
         """Means of the latent posteriors, shape ``(cells, n_latent)``, of counts (molecules), cells x genes."""
         _check_cells("counts", counts, self.n_genes)
-        with _quiet(), isolate_rng():  # a data loader draws a seed, even in order
+        with quiet(), isolate_rng():  # a data loader draws a seed, even in order
             adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32))
             return self.model.get_latent_representation(adata, batch_size=BATCH_SIZE)
 
@@ -111,19 +104,3 @@ def _check_cells(name: str, counts: np.ndarray | sparse.spmatrix, n_genes: int |
     genes = "some" if n_genes is None else f"the {n_genes:,} training"
     msg = f"{name} has shape {shape}. It must have at least 2 cells, and {genes} genes. Pass cells x genes, genes in order."
     raise ValueError(msg)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither scvi-tools nor Lightning reports, and predicted means, which are not whole, draw no warning."""
-    loggers = [logging.getLogger(name) for name in ("scvi", "lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -8,9 +8,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+#: A panel ends where methods are worse than the best by this factor.
+MAX_RATIO = 3.0
+
 
 def evaluation(table: pd.DataFrame, *, metrics: Sequence[str] = ("poisson_deviance", "rmse_log1p")) -> Figure:
     """Plot scores of methods: a dot per seed, a line at their mean, one panel per metric and mask.
+
+    Where a method is far worse than the best its mean is written at the edge.
 
     Methods stand in the order of their first metric, the best on top; the model's names are bold.
 
@@ -49,9 +54,14 @@ def evaluation(table: pd.DataFrame, *, metrics: Sequence[str] = ("poisson_devian
         for ax, metric in zip(row, metrics, strict=True):
             place = rows["method"].map(places)
             mean = rows.groupby(place)[metric].mean()
-            ax.plot(mean, mean.index, "|", markersize=16, color="0.5")
+            # Methods that are far off, as zeros are, would squeeze the others into a line: they are named at the edge.
+            is_far = (mean > MAX_RATIO * mean.min()) & (mean.min() > 0)
+            for far, value in mean[is_far].items():
+                ax.annotate(f"{value:.3g} →", (1.0, far), xycoords=("axes fraction", "data"), ha="right", va="center")
+            ax.plot(mean[~is_far], mean.index[~is_far], "|", markersize=16, color="0.5")
             is_ours = rows["method"].str.startswith("CountsDiffSC")
             for chosen, color in ((~is_ours, "0.3"), (is_ours, "C0")):
+                chosen = chosen & ~place.isin(mean.index[is_far])
                 ax.plot(rows[metric][chosen], place[chosen], "o", markersize=4, alpha=0.7, color=color)
             ax.set(title=f"{mechanism}, {fraction:.0%} hidden", xlabel=metric.replace("_", " "))
             ax.grid(axis="x", color="0.9")

@@ -27,6 +27,13 @@ def test_a_panel_per_mask_and_metric_with_every_seed_in_it():
     assert drawn[3] == [0.6, 0.7]
 
 
+def test_a_method_that_is_far_off_is_named_at_the_edge():
+    far = TABLE.assign(poisson_deviance=TABLE["poisson_deviance"].where(TABLE["method"] != "zeros", 26.0))
+    ax = pl.evaluation(far).axes[0]
+    assert [text.get_text() for text in ax.texts] == ["26 →"]
+    assert max(float(x) for line in ax.lines for x in line.get_xdata()) < 2
+
+
 def test_a_metric_that_is_not_in_the_table():
     with pytest.raises(KeyError, match="'spearman' is not a column .* must be of the form .* Pass one"):
         pl.evaluation(TABLE, metrics=["spearman"])

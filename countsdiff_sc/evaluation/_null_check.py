@@ -1,0 +1,251 @@
+"""Whether imputation invents signal: genes that follow nothing must go on following nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.stats import mannwhitneyu
+
+from countsdiff_sc._validation import check_number
+
+from ._holdout import check_hidden, dense_counts, with_gaps
+from ._masks import mcar
+
+#: A gene is eligible if it is seen in this fraction of the cells: of rarer ones no correlation can be told.
+MIN_DETECTED = 0.05
+#: Largest share of the genes that is permuted; the others are what the model learns from.
+MAX_SHARE = 0.2
+#: Random halves of the cells between which genes are tested, the level, and the fraction of positives to warn of.
+N_HALVES, LEVEL, MAX_POSITIVES = 20, 0.05, 0.1
+#: Rise of the mean absolute correlation to warn of.
+MAX_RISE = 0.02
+#: Row of the counts before imputation.
+BEFORE = "observed"
+
+
+@dataclass(frozen=True)
+class NullCheck:
+    """What imputation makes of genes without signal.
+
+    Parameters
+    ----------
+    table
+        Rows ``"observed"`` (before imputation), ``"mean"`` and ``"sample"``. Columns, of the permuted genes:
+
+        - ``mean_abs_correlation``: of pairs of them, in ``log1p``, within labels;
+        - ``rise``: how far it is above that of the observed counts;
+        - ``among_imputed``: the same correlation over imputed entries only (observed ones in the first row);
+        - ``false_positives``: fraction of rank-sum tests between random halves of the cells with ``p < 0.05``;
+        - ``false_positives_by_depth``: the same between the deeper and the shallower half of each label.
+    warning
+        What should not be done with these imputed values; empty if nothing was found.
+    """
+
+    table: pd.DataFrame
+    warning: str
+
+
+def null_check(
+    model,
+    adata: AnnData | None = None,
+    *,
+    n_genes: int = 100,
+    fraction: float = 0.5,
+    seed: int = 0,
+    **train_kwargs,
+) -> NullCheck:
+    """Permute genes, train a model like this one on the result, impute it, and look for signal in the permuted genes.
+
+    The counts of each chosen gene are permuted across the cells of a label (all cells, without labels), independently of
+    the other genes, so that within labels they follow no gene and no depth. Then entries are hidden at random and
+    imputed. Any correlation, and any difference between random halves of the cells, beyond that of the permuted counts
+    themselves is made by the imputation (Andrews & Hemberg 2018).
+
+    Parameters
+    ----------
+    model
+        A :class:`~countsdiff_sc.CountsDiffSC`; its settings are used, its weights are not.
+    adata
+        Its training data (default) or other data set up alike; not changed.
+    n_genes
+        Genes to permute, of those seen in 5% of the cells and at most a fifth of all.
+    fraction
+        Expected fraction of the entries that is hidden and imputed.
+    seed
+        Seed of the permutation, the mask, the halves and the draws; that of the training is ``scvi.settings.seed``.
+    **train_kwargs
+        Arguments of :meth:`countsdiff_sc.CountsDiffSC.train` for the model that is trained.
+
+    Raises
+    ------
+    TypeError
+        For MuData, and if the denoiser was given as a module.
+    ValueError
+        If ``adata`` is backed, fewer than two genes can be permuted, or nothing is hidden.
+
+    Notes
+    -----
+    A mean is a smooth function of the cell, so means of different genes move together: ``among_imputed`` is high for every
+    method that imputes means, and low for draws, which have the noise of counts. A mean also grows with the depth of
+    its cell, as counts of most genes do, though not of permuted ones: ``false_positives_by_depth``.
+
+    Works on dense copies: a few times ``4 * n_obs * n_vars`` bytes.
+
+    Examples
+    --------
+    >>> import countsdiff_sc
+    >>> model = countsdiff_sc.CountsDiffSC(countsdiff_sc.datasets.pbmc68k_counts())
+    >>> countsdiff_sc.evaluation.null_check(model).table  # doctest: +SKIP
+    """
+    check_number("n_genes", n_genes, low=2, integer=True)
+    adata = model.adata if adata is None else adata
+    fit, columns = model._refit(adata, method="null_check", train_kwargs=train_kwargs)
+    labels_key = columns.pop("labels_key")
+    counts, known = dense_counts(adata, **columns)
+    labels = np.zeros(len(counts), dtype=int) if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
+    rng = np.random.default_rng(seed)
+    genes = _choose_genes(counts, known, n_genes, rng)
+    permuted = permute_within(counts, known, genes, labels, rng)
+    hidden = known & ~mcar(permuted, fraction, seed=seed)
+    check_hidden(fraction, hidden, known)
+    copy = with_gaps(adata, columns["layer"], permuted, hidden)
+    imputer = fit(copy)
+    imputed = {
+        "mean": imputer.get_imputed_counts(copy),
+        "sample": imputer.get_imputed_counts(copy, estimate="sample", seed=seed).toarray(),
+    }
+    imputed = {name: values[:, genes] for name, values in imputed.items()}
+    depth = np.where(known, permuted, 0.0).sum(1)
+    table = null_table(permuted[:, genes], imputed, known[:, genes], hidden[:, genes], labels, depth, seed=seed)
+    return NullCheck(table, _warning(table))
+
+
+def permute_within(
+    counts: np.ndarray, known: np.ndarray, genes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Counts, cells x genes, of which the known ones of each of ``genes`` have changed places within each label."""
+    permuted = counts.copy()
+    for label in np.unique(labels):
+        of_label = labels == label
+        for gene in genes:
+            cells = np.flatnonzero(of_label & known[:, gene])
+            permuted[cells, gene] = counts[rng.permutation(cells), gene]
+    return permuted
+
+
+def null_table(
+    observed: np.ndarray,
+    imputed: Mapping[str, np.ndarray],
+    known: np.ndarray,
+    hidden: np.ndarray,
+    labels: np.ndarray,
+    depth: np.ndarray,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Table of :class:`NullCheck` for any imputer.
+
+    Parameters
+    ----------
+    observed
+        Permuted counts (molecules), cells x permuted genes.
+    imputed
+        Imputed counts by estimate, same shape, equal to ``observed`` where nothing was hidden.
+    known, hidden
+        Where counts are known, and which of them were hidden, same shape.
+    labels, depth
+        Label and total count of each cell.
+    seed
+        Seed of the halves.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.arange(len(labels))
+    random = [_upper_half(rng.permutation(order), labels) for _ in range(N_HALVES)]
+    deep = _upper_half(np.argsort(np.argsort(depth, kind="stable")), labels)
+    rows = {}
+    for name, values in {BEFORE: observed, **imputed}.items():
+        logs = np.log1p(np.where(known, values, 0.0))
+        entries = known & ~hidden if name == BEFORE else hidden
+        rows[name] = {
+            "mean_abs_correlation": _mean_abs_correlation(logs, known, labels),
+            "among_imputed": _mean_abs_correlation(logs, entries, labels),
+            "false_positives": float(np.mean([_positives(logs, known, half) for half in random])),
+            "false_positives_by_depth": _positives(logs, known, deep),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("estimate")
+    rise = table["mean_abs_correlation"] - table.loc[BEFORE, "mean_abs_correlation"]
+    table.insert(1, "rise", rise)
+    return table
+
+
+def _choose_genes(counts: np.ndarray, known: np.ndarray, n_genes: int, rng: np.random.Generator) -> np.ndarray:
+    detected = (known & (counts > 0)).sum(0) >= MIN_DETECTED * np.maximum(known.sum(0), 1)
+    eligible = np.flatnonzero(detected & known.any(0))
+    n_genes = min(n_genes, len(eligible), int(MAX_SHARE * counts.shape[1]))
+    if n_genes < 2:
+        msg = (
+            f"adata has {counts.shape[1]:,} genes, of which {len(eligible):,} are seen in {MIN_DETECTED:.0%} of the cells. Two "
+            f"of them, and at most {MAX_SHARE:.0%} of all genes, must be permuted. Pass data with more genes."
+        )
+        raise ValueError(msg)
+    return np.sort(rng.choice(eligible, n_genes, replace=False))
+
+
+def _upper_half(score: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """True in the half of each label's cells with the higher scores."""
+    half = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        cells = np.flatnonzero(labels == label)
+        half[cells[np.argsort(score[cells])[len(cells) // 2 :]]] = True
+    return half
+
+
+def _mean_abs_correlation(values: np.ndarray, entries: np.ndarray, labels: np.ndarray) -> float:
+    r"""Mean over pairs of columns of :math:`|r|`, of the deviations from the label's mean at ``entries``, 0 elsewhere.
+
+    Sums run over the cells in which both entries count.
+    """
+    deviation = np.zeros(values.shape)
+    for label in np.unique(labels):
+        cells = labels == label
+        counted = entries[cells]
+        mean = (values[cells] * counted).sum(0) / np.maximum(counted.sum(0), 1)
+        deviation[cells] = (values[cells] - mean) * counted
+    products = deviation.T @ deviation
+    squares = np.square(deviation).T @ entries  # of the one in the cells in which the other counts
+    scale = np.sqrt(squares * squares.T)
+    pairs = np.triu_indices(len(scale), 1)
+    products, scale = products[pairs], scale[pairs]
+    return float(np.mean(np.abs(products[scale > 0] / scale[scale > 0]))) if (scale > 0).any() else 0.0
+
+
+def _positives(values: np.ndarray, known: np.ndarray, half: np.ndarray) -> float:
+    """Fraction of columns whose rank-sum test between the halves has ``p`` below the level."""
+    values = np.where(known, values, np.nan)
+    test = mannwhitneyu(values[half], values[~half], axis=0, method="asymptotic", nan_policy="omit")
+    return float(np.mean(test.pvalue < LEVEL))
+
+
+def _warning(table: pd.DataFrame) -> str:
+    lines = []
+    for estimate, row in table.drop(index=BEFORE).iterrows():
+        if row["rise"] > MAX_RISE:
+            lines.append(
+                f"{estimate}: genes without any correlation have a mean absolute correlation of "
+                f"{row['mean_abs_correlation']:.3f} after imputation, {row['rise']:.3f} more than before. Do not read gene-gene "
+                "correlations from it."
+            )
+        for column, groups in (
+            ("false_positives", "random halves of the cells"),
+            ("false_positives_by_depth", "deep and shallow cells"),
+        ):
+            if row[column] > MAX_POSITIVES:
+                lines.append(
+                    f"{estimate}: {row[column]:.0%} of the genes without any difference differ between {groups} at "
+                    f"p < {LEVEL}. Do not test it; test observed counts."
+                )
+    return "\n".join(lines)
