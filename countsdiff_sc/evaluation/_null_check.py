@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.stats import mannwhitneyu
+from scipy.stats import binom, mannwhitneyu
 
 from countsdiff_sc._validation import check_number
 
@@ -19,8 +19,10 @@ from ._masks import mcar
 MIN_DETECTED = 0.05
 #: Largest share of the genes that is permuted; the others are what the model learns from.
 MAX_SHARE = 0.2
-#: Random halves of the cells between which genes are tested, the level, and the fraction of positives to warn of.
-N_HALVES, LEVEL, MAX_POSITIVES = 20, 0.05, 0.1
+#: Random halves of the cells between which genes are tested, and the level.
+N_HALVES, LEVEL = 20, 0.05
+#: Probability of a warning of false positives where the tests of all genes are at their level.
+FALSE_ALARM = 1e-4
 #: Rise of the mean absolute correlation to warn of.
 MAX_RISE = 0.02
 #: Row of the counts before imputation.
@@ -119,9 +121,10 @@ def null_check(
         "sample": imputer.get_imputed_counts(copy, estimate="sample", seed=seed).toarray(),
     }
     imputed = {name: values[:, genes] for name, values in imputed.items()}
-    depth = np.where(known, permuted, 0.0).sum(1)
+    others = np.setdiff1d(np.arange(counts.shape[1]), genes)
+    depth = np.where(known, counts, 0.0)[:, others].sum(1)  # to which permuted genes do not contribute
     table = null_table(permuted[:, genes], imputed, known[:, genes], hidden[:, genes], labels, depth, seed=seed)
-    return NullCheck(table, _warning(table))
+    return NullCheck(table, _warning(table, len(genes)))
 
 
 def permute_within(
@@ -158,7 +161,7 @@ def null_table(
     known, hidden
         Where counts are known, and which of them were hidden, same shape.
     labels, depth
-        Label and total count of each cell.
+        Label of each cell, and its total count without the permuted genes.
     seed
         Seed of the halves.
     """
@@ -230,8 +233,8 @@ def _positives(values: np.ndarray, known: np.ndarray, half: np.ndarray) -> float
     return float(np.mean(test.pvalue < LEVEL))
 
 
-def _warning(table: pd.DataFrame) -> str:
-    lines = []
+def _warning(table: pd.DataFrame, n_genes: int) -> str:
+    lines, limit = [], binom.isf(FALSE_ALARM, n_genes, LEVEL) / n_genes
     for estimate, row in table.drop(index=BEFORE).iterrows():
         if row["rise"] > MAX_RISE:
             lines.append(
@@ -243,7 +246,7 @@ def _warning(table: pd.DataFrame) -> str:
             ("false_positives", "random halves of the cells"),
             ("false_positives_by_depth", "deep and shallow cells"),
         ):
-            if row[column] > MAX_POSITIVES:
+            if row[column] > limit:
                 lines.append(
                     f"{estimate}: {row[column]:.0%} of the genes without any difference differ between {groups} at "
                     f"p < {LEVEL}. Do not test it; test observed counts."

