@@ -117,7 +117,9 @@ def score_trained(imputer: Imputer, test: anndata.AnnData, observed: np.ndarray,
     return {**of_means.iloc[0], **of_draws.iloc[0]}
 
 
-def score_baseline(method: str, train: anndata.AnnData, test: anndata.AnnData, observed: np.ndarray) -> dict[str, float]:
+def score_baseline(
+    method: str, train: anndata.AnnData, test: anndata.AnnData, observed: np.ndarray
+) -> dict[str, float]:
     """Scores of a baseline at its best setting for each."""
     truth = test.X.toarray()
     counts = np.concatenate([train.X.toarray(), np.where(observed, truth, 0.0)])
