@@ -56,10 +56,8 @@ BASELINES = {
 OURS = {"CountsDiffSC, no labels": None, "CountsDiffSC": "cell_type"}
 #: Models that are trained, each with its draws.
 TRAINED = [*OURS, "scVI", "masked diffusion"]
-MEAN_METRICS, DRAW_METRICS = (
-    ["poisson_deviance", "rmse_log1p"],
-    ["zero_fraction_error", "variance_ratio", "energy_distance", "coverage_90"],
-)
+MEAN_METRICS = ["poisson_deviance", "rmse_log1p"]
+DRAW_METRICS = ["zero_fraction_error", "variance_ratio", "energy_distance", "coverage_90"]
 N_GENES, TEST_FRACTION, N_SAMPLES, LABELS_KEY = 1000, 0.2, 10, "cell_type"
 KEYS = ["data", "mask", "seed", "method"]
 
@@ -152,38 +150,35 @@ def run(name: str, seed: int, methods: list[str], done: set[tuple]) -> Iterator[
             yield {"data": name, "mask": mask, "seed": seed, "method": method, **found}
 
 
-def ratios(results: pd.DataFrame, metric: str, rivals: list[str]) -> pd.Series:
-    """Ours over the best of the rivals, seed by seed, averaged."""
-    by_seed = results.pivot_table(index=["data", "mask", "seed"], columns="method", values=metric, sort=False)
-    return (by_seed["CountsDiffSC"] / by_seed[rivals].min(axis=1)).groupby(["data", "mask"], sort=False).mean()
-
-
 def markdown(results: pd.DataFrame) -> str:
-    """One table per metric: means over seeds, the best in bold, and ours over the best rival."""
-    methods = [*BASELINES, "scVI", "masked diffusion", *OURS]
-    blocks = []
-    for metric in MEAN_METRICS:
-        table = results.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)[methods]
-        table = table.assign(ratio=ratios(results, metric, methods[: -len(OURS)]))
-        blocks.append(f"### {metric}\n\n" + _rows(table.rename(columns={"ratio": "ours / best"}), methods))
-    drawn = results[results["method"].isin(TRAINED)]
-    drawn = drawn[drawn["seed"].isin(drawn.loc[drawn["method"] == "scVI", "seed"])]
-    for metric in DRAW_METRICS:
-        table = drawn.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)[TRAINED]
-        blocks.append(f"### {metric}\n\n" + _rows(table, []))
+    """Tables of the baselines and of the trained rivals, each over the seeds that all of its methods have."""
     versions = f"countsdiff_sc {countsdiff_sc.__version__}, torch {torch.__version__}, scvi-tools {scvi.__version__}"
-    seeds = results.groupby("method")["seed"].nunique()
-    fewer = {method: n for method, n in seeds.items() if n < seeds.max()}
-    head = f"Means over {seeds.max()} seeds" + "".join(f", {method} {n}" for method, n in fewer.items())
-    head += f". {versions}; {platform.machine()}, {torch.get_num_threads()} threads."
-    return head + "\n\n" + "\n\n".join(blocks) + "\n"
+    blocks = [f"{versions}; {platform.machine()}, {torch.get_num_threads()} threads."]
+    parts = {
+        "Baselines": (list(BASELINES), MEAN_METRICS, []),
+        "Trained models": ([method for method in TRAINED if method not in OURS], MEAN_METRICS, DRAW_METRICS),
+    }
+    for title, (rivals, mean_metrics, draw_metrics) in parts.items():
+        chosen = results[results["method"].isin([*rivals, *OURS])]
+        n_seeds = chosen.groupby("method")["seed"].nunique().min()
+        chosen = chosen[chosen["seed"] < n_seeds]
+        blocks.append(f"### {title} ({n_seeds} seed{'s' if n_seeds > 1 else ''})")
+        for metric in [*mean_metrics, *draw_metrics]:
+            table = chosen.pivot_table(index=["data", "mask"], columns="method", values=metric, sort=False)
+            table = table[[*rivals, *OURS]]
+            compared = list(table.columns) if metric in mean_metrics else []
+            if compared:
+                table["ours / best"] = table["CountsDiffSC"] / table[rivals].min(axis=1)
+            blocks.append(f"`{metric}`:\n\n{_rows(table, compared)}")
+    return "\n\n".join(blocks) + "\n"
 
 
 def _rows(table: pd.DataFrame, compared: list[str]) -> str:
+    """A Markdown table with the least of the compared columns in bold."""
     lines = ["| data | mask | " + " | ".join(table.columns) + " |", "|---" * (table.shape[1] + 2) + "|"]
     for (data, mask), row in table.iterrows():
-        best = row[compared].min() if compared else None
-        cells = [f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in row]
+        least = row[compared].min() if compared else None
+        cells = [f"**{value:.4f}**" if value == least else f"{value:.4f}" for value in row]
         lines.append(f"| {data} | {mask} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

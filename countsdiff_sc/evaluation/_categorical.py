@@ -41,15 +41,16 @@ class CountClasses:
         self.lower = torch.as_tensor(lower, dtype=torch.float32)
         genes, x = known.nonzero()[1], torch.as_tensor(counts[known])
         n_genes, self.n = counts.shape[1], len(lower)
-        self._cell_of = torch.as_tensor(genes) * self.n + self.encode(x)
-        order = self._cell_of.argsort(stable=True)
+        index = torch.as_tensor(genes) * self.n + self.encode(x)
+        order = index.argsort(stable=True)
         self._members = x[order]  # known counts by gene and class, from which draws are taken
-        self._size = torch.bincount(self._cell_of, minlength=n_genes * self.n)
+        self._size = torch.bincount(index, minlength=n_genes * self.n)
         self._start = self._size.cumsum(0) - self._size
-        total = torch.bincount(self._cell_of, weights=x.double(), minlength=n_genes * self.n).view(n_genes, -1)
+        total = torch.bincount(index, weights=x.double(), minlength=n_genes * self.n).view(n_genes, -1)
         size = self._size.view(n_genes, -1)
-        #: Mean count of a class, shape ``(G, C)``; where a gene has none that of all genes, or else the least count.
+        # Where a gene has no count in a class the mean of all genes stands for it, or else its least count.
         overall = torch.where(size.sum(0) > 0, total.sum(0) / size.sum(0).clamp(min=1), self.lower)
+        #: Mean count of each class of each gene, shape ``(G, C)``.
         self.mean = torch.where(size > 0, total / size.clamp(min=1), overall).float()
         self.log_frequency = self._log_frequency(counts, known, size.double())
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.stats import binom, mannwhitneyu
+from scipy.stats import binom, norm, rankdata
+from sklearn.decomposition import PCA
 
 from countsdiff_sc._validation import check_number
 
@@ -41,8 +42,11 @@ class NullCheck:
         - ``mean_abs_correlation``: of pairs of them, in ``log1p``, within labels;
         - ``rise``: how far it is above that of the observed counts;
         - ``among_imputed``: the same correlation over imputed entries only (observed ones in the first row);
-        - ``false_positives``: fraction of rank-sum tests between random halves of the cells with ``p < 0.05``;
-        - ``false_positives_by_depth``: the same between the deeper and the shallower half of each label.
+        - ``false_positives``: fraction of rank-sum tests, stratified by label, between random halves of the cells with
+          ``p < 0.05``;
+        - ``false_positives_by_depth``: the same between the deeper and the shallower half of each label;
+        - ``false_positives_by_other_genes``: the same between halves by the first principal component, within labels, of
+          the genes that were not permuted, such as a state or a treatment.
     warning
         What should not be done with these imputed values; empty if nothing was found.
     """
@@ -91,9 +95,14 @@ def null_check(
 
     Notes
     -----
-    A mean is a smooth function of the cell, so means of different genes move together: ``among_imputed`` is high for every
-    method that imputes means, and low for draws, which have the noise of counts. A mean also grows with the depth of
-    its cell, as counts of most genes do, though not of permuted ones: ``false_positives_by_depth``.
+    ``rise`` counts observed entries too, which dilute what the imputed ones add. A mean is a smooth function of the cell,
+    so means of different genes move together: ``among_imputed`` is high for every method that imputes means, and low for
+    draws, which have the noise of counts. For the same reason a small error of the mean that follows depth or the other
+    genes, in either of which a permuted gene has no part, is found by tests between halves that differ in them. Random
+    halves cannot find it: that test is at its level for any imputer that does not know the halves.
+
+    Correlations of depth-normalised values would be above their null level before imputation, since dividing by depth
+    makes independent counts depend on it.
 
     Works on dense copies: a few times ``4 * n_obs * n_vars`` bytes.
 
@@ -122,8 +131,8 @@ def null_check(
     }
     imputed = {name: values[:, genes] for name, values in imputed.items()}
     others = np.setdiff1d(np.arange(counts.shape[1]), genes)
-    depth = np.where(known, counts, 0.0)[:, others].sum(1)  # to which permuted genes do not contribute
-    table = null_table(permuted[:, genes], imputed, known[:, genes], hidden[:, genes], labels, depth, seed=seed)
+    scores = _scores(np.where(known, counts, 0.0)[:, others], labels)
+    table = null_table(permuted[:, genes], imputed, known[:, genes], hidden[:, genes], labels, scores, seed=seed)
     return NullCheck(table, _warning(table, len(genes)))
 
 
@@ -146,7 +155,7 @@ def null_table(
     known: np.ndarray,
     hidden: np.ndarray,
     labels: np.ndarray,
-    depth: np.ndarray,
+    scores: Mapping[str, np.ndarray],
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -160,15 +169,16 @@ def null_table(
         Imputed counts by estimate, same shape, equal to ``observed`` where nothing was hidden.
     known, hidden
         Where counts are known, and which of them were hidden, same shape.
-    labels, depth
-        Label of each cell, and its total count without the permuted genes.
+    labels
+        Label of each cell.
+    scores
+        Numbers of each cell, by name, that do not depend on the permuted genes; cells are also halved by each.
     seed
         Seed of the halves.
     """
     rng = np.random.default_rng(seed)
-    order = np.arange(len(labels))
-    random = [_upper_half(rng.permutation(order), labels) for _ in range(N_HALVES)]
-    deep = _upper_half(np.argsort(np.argsort(depth, kind="stable")), labels)
+    random = [_upper_half(rng.random(len(labels)), labels) for _ in range(N_HALVES)]
+    halves = {name: _upper_half(score, labels) for name, score in scores.items()}
     rows = {}
     for name, values in {BEFORE: observed, **imputed}.items():
         logs = np.log1p(np.where(known, values, 0.0))
@@ -176,8 +186,8 @@ def null_table(
         rows[name] = {
             "mean_abs_correlation": _mean_abs_correlation(logs, known, labels),
             "among_imputed": _mean_abs_correlation(logs, entries, labels),
-            "false_positives": float(np.mean([_positives(logs, known, half) for half in random])),
-            "false_positives_by_depth": _positives(logs, known, deep),
+            "false_positives": float(np.mean([_positives(logs, known, half, labels) for half in random])),
+            **{f"false_positives_by_{by}": _positives(logs, known, half, labels) for by, half in halves.items()},
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("estimate")
     rise = table["mean_abs_correlation"] - table.loc[BEFORE, "mean_abs_correlation"]
@@ -226,11 +236,32 @@ def _mean_abs_correlation(values: np.ndarray, entries: np.ndarray, labels: np.nd
     return float(np.mean(np.abs(products[scale > 0] / scale[scale > 0]))) if (scale > 0).any() else 0.0
 
 
-def _positives(values: np.ndarray, known: np.ndarray, half: np.ndarray) -> float:
-    """Fraction of columns whose rank-sum test between the halves has ``p`` below the level."""
+def _positives(values: np.ndarray, known: np.ndarray, half: np.ndarray, labels: np.ndarray) -> float:
+    """Fraction of columns whose rank-sum test between the halves, stratified by label, has ``p`` below the level.
+
+    The test of van Elteren (1960): each label's rank sum, over its number of cells plus one.
+    """
+    statistic, variance = np.zeros(values.shape[1]), np.zeros(values.shape[1])
     values = np.where(known, values, np.nan)
-    test = mannwhitneyu(values[half], values[~half], axis=0, method="asymptotic", nan_policy="omit")
-    return float(np.mean(test.pvalue < LEVEL))
+    for label in np.unique(labels):
+        cells = labels == label
+        n, n_upper = known[cells].sum(0), (known & half[:, None])[cells].sum(0)
+        ranks = rankdata(values[cells], axis=0, nan_policy="omit")
+        deviation = np.where(known[cells], ranks - (n + 1) / 2, 0.0) / (n + 1)
+        statistic += deviation[half[cells]].sum(0)
+        variance += n_upper * (n - n_upper) / np.maximum(n * (n - 1), 1) * np.square(deviation).sum(0)
+    z = np.divide(np.abs(statistic), np.sqrt(variance), out=np.zeros_like(statistic), where=variance > 0)
+    return float(np.mean(2.0 * norm.sf(z) < LEVEL))
+
+
+def _scores(others: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Depth, and the first principal component within labels, of the genes that were not permuted."""
+    depth = others.sum(1)
+    logs = np.log1p(others / np.maximum(depth, 1.0)[:, None] * np.median(depth))
+    for label in np.unique(labels):
+        logs[labels == label] -= logs[labels == label].mean(0)
+    component = PCA(1, svd_solver="randomized", random_state=0).fit_transform(logs)
+    return {"depth": depth, "other_genes": component[:, 0]}
 
 
 def _warning(table: pd.DataFrame, n_genes: int) -> str:
@@ -245,6 +276,7 @@ def _warning(table: pd.DataFrame, n_genes: int) -> str:
         for column, groups in (
             ("false_positives", "random halves of the cells"),
             ("false_positives_by_depth", "deep and shallow cells"),
+            ("false_positives_by_other_genes", "cells that differ in the other genes"),
         ):
             if row[column] > limit:
                 lines.append(

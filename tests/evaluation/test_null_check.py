@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from helpers import QUIET, TINY, make_adata, train_tiny
+from scipy.stats import mannwhitneyu
 
 from countsdiff_sc import CountsDiffSC, evaluation
-from countsdiff_sc.evaluation._null_check import _warning, null_table, permute_within
+from countsdiff_sc.evaluation._null_check import _positives, _warning, null_table, permute_within
 from countsdiff_sc.nn import GeneSetTransformer
 
 RNG = np.random.default_rng(0)
@@ -15,11 +16,12 @@ COUNTS = RNG.poisson(2.0, (N, G)).astype(float)
 KNOWN = RNG.random((N, G)) < 0.9
 HIDDEN = KNOWN & (RNG.random((N, G)) < 0.5)
 DEPTH = RNG.gamma(5.0, 1.0, N)
+SCORES = {"depth": DEPTH, "other_genes": RNG.normal(size=N)}
 
 
 def table(imputed):
     filled = np.where(HIDDEN, imputed, COUNTS)
-    return null_table(COUNTS, {"mean": filled}, KNOWN, HIDDEN, LABELS, DEPTH)
+    return null_table(COUNTS, {"mean": filled}, KNOWN, HIDDEN, LABELS, SCORES)
 
 
 def test_permutation_keeps_the_counts_of_each_label_and_moves_nothing_else():
@@ -63,9 +65,23 @@ def test_imputation_by_depth_is_found():
 def test_unknown_counts_are_not_read():
     def scores(unknown):
         values = np.where(KNOWN, COUNTS, unknown)
-        return null_table(values, {"mean": values}, KNOWN, HIDDEN, LABELS, DEPTH)
+        return null_table(values, {"mean": values}, KNOWN, HIDDEN, LABELS, SCORES)
 
     assert scores(np.nan).equals(scores(77.0))
+
+
+def test_the_stratified_test_agrees_with_scipy_and_has_its_level():
+    half = RNG.random(N) < 0.5
+    one_label, all_known = np.zeros(N, int), np.ones((N, G), bool)
+    shifted = COUNTS + 0.3 * half[:, None] * (np.arange(G) % 3)
+    found = [_positives(shifted[:, [g]], all_known[:, [g]], half, one_label) for g in range(G)]
+    expected = [mannwhitneyu(shifted[half, g], shifted[~half, g], use_continuity=False).pvalue < 0.05 for g in range(G)]
+    assert found == expected
+    assert 0 < np.mean(found) < 1
+    # Labels of other means neither hide a difference nor make one.
+    offset = COUNTS + 100.0 * (LABELS == "b")[:, None]
+    level = np.mean([_positives(offset, KNOWN, RNG.random(N) < 0.5, LABELS) for _ in range(200)])
+    assert abs(level - 0.05) < 5 * np.sqrt(0.05 * 0.95 / (200 * G))  # false alarm below 1e-6
 
 
 def test_a_model_is_checked_and_the_data_left_alone():
@@ -80,6 +96,7 @@ def test_a_model_is_checked_and_the_data_left_alone():
         "among_imputed",
         "false_positives",
         "false_positives_by_depth",
+        "false_positives_by_other_genes",
     ]
     assert np.isfinite(checks[0].table.to_numpy()).all()
     assert checks[0].table.loc["observed"].equals(checks[1].table.loc["observed"])

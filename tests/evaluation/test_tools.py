@@ -78,7 +78,16 @@ def test_settings_reach_the_package(name, setting):
     assert (one != other).any()
 
 
+def test_background_is_the_gene_mean_x_depth(tool):
+    simple = evaluation.gene_mean_x_depth(COUNTS, OBSERVED)
+    alone, mixed, all_of_it = (tool(COUNTS, OBSERVED, background=weight) for weight in (0, 0.25, 1))
+    np.testing.assert_allclose(all_of_it, simple)
+    np.testing.assert_allclose(mixed, 0.25 * simple + 0.75 * alone, rtol=1e-4, atol=1e-6)
+
+
 def test_wrong_data_are_refused(tool):
+    with pytest.raises(ValueError, match="background=2 is out of range"):
+        tool(COUNTS, OBSERVED, background=2)
     with pytest.raises(ValueError, match="counts has shape .* Both must be"):
         tool(COUNTS, OBSERVED[1:])
     with pytest.raises(ValueError, match="observed counts. Fitting needs"):
