@@ -83,7 +83,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             return optimizer
+        # The schedule divides by the length of its rise, less one step.
+        total_steps = max(int(n_steps) + 1, int(1.0 / self.warmup_fraction) + 1)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=int(n_steps) + 1, pct_start=self.warmup_fraction
+            optimizer, self.lr, total_steps=total_steps, pct_start=self.warmup_fraction
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

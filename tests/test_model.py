@@ -344,6 +344,13 @@ def test_training_on_every_cell_needs_no_validation(masked):
     assert "validation_loss" not in model.history
 
 
+@pytest.mark.parametrize("n_steps", [1, 8, 9, 10])
+def test_any_number_of_steps_has_a_learning_rate(masked, n_steps):
+    model = CountsDiffSC(masked, **TINY)
+    model.train(n_steps, accelerator="cpu", batch_size=60, train_size=1.0, **QUIET)  # one step an epoch
+    assert int(model.module.ema.n_averaged) == n_steps
+
+
 def test_mixed_precision_trains(masked):
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)

@@ -197,7 +197,8 @@ class MaskedDiffusion:
         n_samples
             Number of draws.
         n_steps, strategy, eta
-            See :func:`remdm_sample`.
+            Steps, which are network passes; what limits the rate of remasking, ``"cap"`` or ``"rescale"``; and that rate, by
+            default the one of the authors' scripts.
         seed
             Seed of the draws.
         """
