@@ -50,8 +50,15 @@ BASELINES = {
     "label mean x depth": [evaluation.label_mean_x_depth],
     "nearest neighbours": [partial(evaluation.nearest_neighbours, n_neighbours=k) for k in (20, 50, 100)],
     "low rank": [partial(evaluation.low_rank, rank=rank) for rank in (4, 8, 16, 32)],
-    "MAGIC": [partial(evaluation.magic, knn=knn, t=t) for knn, t in ((5, 3), (15, 3), (15, 6))],
-    "halra": [evaluation.halra, partial(evaluation.halra, matrix_rank=8)],
+    "MAGIC": [
+        partial(evaluation.magic, knn=knn, t=t, background=background)
+        for knn, t, background in ((5, 1, 0.0), (5, 3, 0.0), (5, 3, 0.1), (15, 3, 0.1), (15, 6, 0.1))
+    ],
+    "halra": [
+        evaluation.halra,
+        partial(evaluation.halra, background=0.0),
+        partial(evaluation.halra, matrix_rank=8),
+    ],
 }
 OURS = {"CountsDiffSC, no labels": None, "CountsDiffSC": "cell_type"}
 #: Models that are trained, each with its draws.
