@@ -66,6 +66,8 @@ class EvaluationMixin:
         ------
         ImportError
             If a baseline needs a package that is not installed.
+        KeyError
+            If ``adata`` lacks the labels.
         TypeError
             For MuData, and if the denoiser was given as a module.
         ValueError

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 from scipy.stats import kstest
 
-from countsdiff_sc import CountsDiffSC
+from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 
@@ -277,6 +277,14 @@ def test_evaluate_refuses_what_it_does_not_know(masked_model, mdata):
         masked_model.evaluate(n_samples=-1)
     with pytest.raises(TypeError, match="takes an AnnData"):
         masked_model.evaluate(mdata)
+
+
+def test_evaluation_needs_the_labels(masked_model, masked):
+    other = masked.copy()
+    del other.obs["cell_type"]
+    for judge in (masked_model.evaluate, lambda data: evaluation.null_check(masked_model, data)):
+        with pytest.raises(KeyError, match="has no column 'cell_type'.* must be there. Add the column"):
+            judge(other)
 
 
 def test_constructor_arguments_survive_evaluation(adata):

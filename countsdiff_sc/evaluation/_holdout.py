@@ -88,6 +88,8 @@ def hold_out(
     ------
     ImportError
         If a baseline needs a package that is not installed.
+    KeyError
+        If there is no such column of labels.
     ValueError
         If ``mechanism`` or a baseline is not known, nothing is hidden, or ``adata`` is backed.
 
@@ -109,6 +111,7 @@ def hold_out(
         _check_known("baselines", baseline, BASELINES)
     _check_known("mechanism", mechanism, MECHANISMS)
     check_number("n_samples", n_samples, low=0, integer=True)
+    labels = get_labels(adata, labels_key)
     counts, known = dense_counts(adata, layer, observed_mask_layer)
     hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
     check_hidden(fraction, hidden, known)
@@ -117,7 +120,6 @@ def hold_out(
 
     observed = known & ~hidden
     visible = np.where(observed, counts, 0.0)
-    labels = None if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
     predictions = {
         baseline: BASELINES[baseline].impute(visible, observed, labels)[hidden]
         for baseline in baselines
@@ -132,6 +134,19 @@ def hold_out(
         drawn = [np.where(known, draw, 0.0) for draw in drawn]
         table = table.join(compare_draws(np.where(known, counts, 0.0), {name: drawn}, hidden, seed=seed))
     return Holdout(model, counts[hidden], predictions[name], table)
+
+
+def get_labels(adata: AnnData, labels_key: str | None) -> np.ndarray | None:
+    """Label of each cell, as strings, or None without a key."""
+    if labels_key is None:
+        return None
+    if labels_key not in adata.obs:
+        msg = (
+            f"adata.obs has no column {labels_key!r}; it has {list(adata.obs.columns)}. The labels the model was set up with "
+            "must be there. Add the column, or pass the data the model was set up with."
+        )
+        raise KeyError(msg)
+    return adata.obs[labels_key].astype(str).to_numpy()
 
 
 def check_hidden(fraction: float, hidden: np.ndarray, known: np.ndarray) -> None:

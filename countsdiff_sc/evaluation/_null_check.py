@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 
 from countsdiff_sc._validation import check_number
 
-from ._holdout import check_hidden, dense_counts, with_gaps
+from ._holdout import check_hidden, dense_counts, get_labels, with_gaps
 from ._masks import mcar
 
 #: A gene is eligible if it is seen in this fraction of the cells: of rarer ones no correlation can be told.
@@ -88,6 +88,8 @@ def null_check(
 
     Raises
     ------
+    KeyError
+        If ``adata`` lacks the labels.
     TypeError
         For MuData, and if the denoiser was given as a module.
     ValueError
@@ -116,8 +118,9 @@ def null_check(
     adata = model.adata if adata is None else adata
     fit, columns = model._refit(adata, method="null_check", train_kwargs=train_kwargs)
     labels_key = columns.pop("labels_key")
+    labels = get_labels(adata, labels_key)
+    labels = np.zeros(adata.n_obs, dtype=int) if labels is None else labels
     counts, known = dense_counts(adata, **columns)
-    labels = np.zeros(len(counts), dtype=int) if labels_key is None else adata.obs[labels_key].astype(str).to_numpy()
     rng = np.random.default_rng(seed)
     genes = _choose_genes(counts, known, n_genes, rng)
     permuted = permute_within(counts, known, genes, labels, rng)
