@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,10 @@ from scipy.stats import nbinom
 from torch import Tensor
 
 from countsdiff_sc._module import CountsDiffModule
+from countsdiff_sc._rows import Rows, integer_csr
 from countsdiff_sc._validation import check_choice, check_number, check_quantiles
 from countsdiff_sc.nn import Conditions
-from countsdiff_sc.process import get_attrition, sample_conditioned, sample_remasked
+from countsdiff_sc.process import get_attrition, negative_binomial_births, sample_conditioned, sample_remasked
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
@@ -64,10 +66,17 @@ class ImputationRequest:
         return self.quantiles is not None or self.estimate != "mean"
 
     @property
+    def levels(self) -> Sequence[float] | None:
+        """Levels of the predictive distribution that are asked for; None for means and draws."""
+        if self.quantiles is None:
+            return (0.5,) if self.estimate == "median" else None
+        return self.quantiles
+
+    @property
     def n_outputs(self) -> int:
         """Number of matrices that are returned."""
-        if self.quantiles is not None:
-            return len(self.quantiles)
+        if self.levels is not None:
+            return len(self.levels)
         return self.n_samples if self.estimate == "sample" else 1
 
 
@@ -97,7 +106,7 @@ def impute_block(
     conditions: Conditions,
     request: ImputationRequest,
     generator: torch.Generator,
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """Fill the missing entries of a block of cells.
 
     Parameters
@@ -115,27 +124,15 @@ def impute_block(
     generator
         Source of randomness on the device of ``x``.
 
-    Returns
-    -------
-    ``request.n_outputs`` tensors ``(B, G)`` with observed entries in place.
+    Yields
+    ------
+    ``request.n_outputs`` tensors ``(B, G)`` with observed entries in place, one at a time.
     """
     missing = ~observed_mask
-    if request.is_closed_form and (request.estimate != "sample" or request.quantiles is not None):
-        denoise = module.bind(observed_mask, conditions, request.guidance_scale)
-        mean, dispersion = denoise(x.masked_fill(missing, 0.0), torch.ones((), device=x.device))
-        if not request.is_integer:
-            return [torch.where(missing, mean, x)]
-        levels = (0.5,) if request.quantiles is None else request.quantiles
-        return [_put(x, missing, _negative_binomial_quantile(q, mean[missing], dispersion[missing])) for q in levels]
-    draw = _sampler(module, x, observed_mask, conditions, request, generator)
-    if request.quantiles is None and request.estimate == "sample":
-        return [draw() for _ in range(request.n_samples)]
-    if not request.is_integer:
-        return [sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples]
-    n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
-    draws = torch.stack([draw()[missing] for _ in range(n_draws)])
-    levels = torch.tensor((0.5,) if request.quantiles is None else request.quantiles, device=x.device)
-    return [_put(x, missing, values) for values in torch.quantile(draws, levels, dim=0, interpolation="lower")]
+    if request.is_closed_form:
+        law = _predictive_law(module, x, observed_mask, conditions, request)
+        return _fill_from_law(x, missing, law, request, generator)
+    return _fill_from_draws(x, missing, _sampler(module, x, observed_mask, conditions, request, generator), request)
 
 
 def impute_zeros(
@@ -145,7 +142,7 @@ def impute_zeros(
     conditions: Conditions,
     request: ImputationRequest,
     generator: torch.Generator,
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """Fill the zeros of a block of cells, each gene fold predicted from the genes of all other folds.
 
     Hiding all zeros at once would tell the network, by the choice of the mask, that everything it sees is expressed,
@@ -158,13 +155,61 @@ def impute_zeros(
     module, x, conditions, request, generator
         As in :func:`impute_block`.
     """
-    outputs = [x] * request.n_outputs
-    zero = x == 0
-    for fold in range(int(folds.max()) + 1):
-        hidden = (folds == fold).expand_as(x)
-        filled = impute_block(module, x, ~hidden, conditions, request, generator)
-        outputs = [torch.where(hidden & zero, new, old) for new, old in zip(filled, outputs, strict=True)]
-    return outputs
+    hidden = [(folds == fold).expand_as(x) for fold in range(int(folds.max()) + 1)]
+    if request.is_closed_form:
+        mean, dispersion = torch.empty_like(x), torch.empty_like(x)
+        for fold in hidden:
+            genes = fold[0].nonzero().squeeze(1)
+            of_fold = _predictive_law(module, x, ~fold, conditions, request)
+            mean[:, genes], dispersion[:, genes] = (parameter[:, genes] for parameter in of_fold)
+        return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
+    samplers = [_sampler(module, x, ~fold, conditions, request, generator) for fold in hidden]
+
+    def draw(*, final_mean: bool = False) -> Tensor:
+        filled = x
+        for fold, sample in zip(hidden, samplers, strict=True):
+            filled = torch.where(fold & (x == 0), sample(final_mean=final_mean), filled)
+        return filled
+
+    return _fill_from_draws(x, x == 0, draw, request)
+
+
+def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tensor, Tensor]:
+    """Mean and inverse dispersion of missing counts given the observed ones, by one network pass."""
+    denoise = module.bind(observed_mask, conditions, request.guidance_scale)
+    return denoise(x.masked_fill(~observed_mask, 0.0), torch.ones((), device=x.device))
+
+
+def _fill_from_law(
+    x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Put means, quantiles or draws of negative binomial laws at missing entries."""
+    if not request.is_integer:
+        yield torch.where(missing, law[0], x)
+        return
+    entries = missing.nonzero(as_tuple=True)
+    mean, dispersion = (parameter[entries] for parameter in law)
+    if request.levels is None:
+        values = (negative_binomial_births(mean, dispersion, generator) for _ in range(request.n_samples))
+    else:
+        values = (_negative_binomial_quantile(level, mean, dispersion) for level in request.levels)
+    for value in values:
+        yield x.index_put(entries, value)
+
+
+def _fill_from_draws(
+    x: Tensor, missing: Tensor, draw: Callable[..., Tensor], request: ImputationRequest
+) -> Iterator[Tensor]:
+    """Yield draws of a sampler, or their mean or quantiles at missing entries."""
+    if not request.is_integer:
+        yield sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples
+    elif request.levels is None:
+        yield from (draw() for _ in range(request.n_samples))
+    else:
+        n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
+        ordered = torch.stack([draw()[missing] for _ in range(n_draws)]).sort(dim=0).values
+        for level in request.levels:
+            yield x.masked_scatter(missing, ordered[math.floor(level * (n_draws - 1))])
 
 
 def impute_cells(
@@ -173,9 +218,10 @@ def impute_cells(
     masks: Iterator[np.ndarray] | None,
     request: ImputationRequest,
     *,
+    n_cells: int,
     zeros_are_missing: bool,
     seed: int,
-) -> tuple[list[list], Tally]:
+) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
     """Impute minibatch by minibatch.
 
     Parameters
@@ -188,6 +234,8 @@ def impute_cells(
         Observed mask of each block, ``(B, G)``; None where the registered data say what is missing.
     request
         What to compute.
+    n_cells
+        Cells in all minibatches.
     zeros_are_missing
         Predict the zeros, by gene folds, instead of the entries outside the mask.
     seed
@@ -195,11 +243,11 @@ def impute_cells(
 
     Returns
     -------
-    For each output its blocks, dense float32 for means and CSR int32 for counts, and what was imputed in numbers.
+    The outputs, dense float32 for means and CSR of integers for counts, and what was imputed in numbers.
     """
     device, tally = module.device, Tally()
     folds = None
-    outputs: list[list] = [[] for _ in range(request.n_outputs)]
+    outputs = [Rows(n_cells) for _ in range(request.n_outputs)]
     for block, tensors in enumerate(minibatches):
         tensors = {key: value.to(device) for key, value in tensors.items()}
         generator = torch.Generator(device)
@@ -218,10 +266,10 @@ def impute_cells(
             if mask is not None:
                 tally.n_newly_hidden += int((module.counts_and_known(tensors)[1] & ~observed).sum())
             results = impute_block(module, x, observed, conditions, request, generator)
-        for blocks, values in zip(outputs, results, strict=True):
+        for rows, values in zip(outputs, results, strict=True):
             values = values.cpu().numpy()
-            blocks.append(sparse.csr_matrix(values.astype(np.int32)) if request.is_integer else values)
-    return outputs, tally
+            rows.append(integer_csr(values) if request.is_integer else values)
+    return [rows.stacked() for rows in outputs], tally
 
 
 def gene_folds(n_genes: int, seed: int) -> np.ndarray:
@@ -248,10 +296,6 @@ def _sampler(module, x, observed_mask, conditions, request, generator) -> Callab
         )
 
     return draw
-
-
-def _put(x: Tensor, missing: Tensor, values: Tensor) -> Tensor:
-    return x.masked_scatter(missing, values)
 
 
 def _negative_binomial_quantile(level: float, mean: Tensor, dispersion: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import ImputationRequest, Tally, impute_cells
 
-#: Cells imputed together unless ``batch_size`` says otherwise.
-BLOCK_SIZE = 1024
+#: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have.
+BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**21
 
 
 class ImputationMixin:
@@ -76,7 +76,7 @@ class ImputationMixin:
         indices
             Cells to impute; others keep their counts.
         batch_size
-            Cells imputed together.
+            Cells imputed together; by default 1024, fewer where there are more than 2048 genes.
         seed
             Seed of the draws and of the gene folds; the same seed and ``batch_size`` give the same result. By default
             ``scvi.settings.seed``, else a fresh one, which is recorded.
@@ -102,7 +102,7 @@ class ImputationMixin:
         for matrix in matrices:
             for name in names:
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
-        seed = _resolve_seed(seed)
+        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
         outputs, rows, mask_kind, n_imputed = self._impute(
             data, matrices, request, observed_mask, indices, batch_size, seed
         )
@@ -115,7 +115,7 @@ class ImputationMixin:
             "n_steps": request.transitions,
             "observed_mask": mask_kind,
             "seed": seed,
-            "batch_size": BLOCK_SIZE if batch_size is None else batch_size,
+            "batch_size": batch_size,
             "n_cells": len(rows),
             "n_imputed": n_imputed,
             "versions": _writing.versions(),
@@ -179,7 +179,7 @@ class ImputationMixin:
             quantiles=quantiles,
         )
         data, matrices = self._prepare(adata, batch_size)
-        seed = _resolve_seed(seed)
+        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
         outputs, *_ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
 
@@ -189,21 +189,20 @@ class ImputationMixin:
         mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
-        batch_size = BLOCK_SIZE if batch_size is None else batch_size
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
         outputs, tally = impute_cells(
             self.module,
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
             None if mask is None else _mask_blocks(mask, in_order, batch_size),
             request,
+            n_cells=len(rows),
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
         )
         _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
-        stacked = [_writing.stack_rows(blocks) for blocks in outputs]
         if not np.array_equal(rows, in_order):
-            stacked = [values[np.searchsorted(in_order, rows)] for values in stacked]
-        return stacked, rows, mask_kind, tally.n_missing
+            outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
+        return outputs, rows, mask_kind, tally.n_missing
 
     def _prepare(self, adata: AnnData | MuData | None, batch_size) -> tuple[AnnData | MuData, list[CountMatrix]]:
         if not self.is_trained_:
@@ -217,6 +216,10 @@ class ImputationMixin:
             names = _registration.registered_names(self.registry, matrix.registry_key)
             _validation.check_var_names(matrix.adata.var_names, names, where=matrix.holder)
         return data, matrices
+
+    def _block_size(self, batch_size: int | None) -> int:
+        """Cells imputed together: by default so many that memory does not grow with the genes."""
+        return min(BLOCK_SIZE, max(1, BLOCK_ENTRIES // self.n_genes)) if batch_size is None else batch_size
 
     def _resolve_mask(self, data, matrices: list[CountMatrix], observed_mask) -> tuple[object, str]:
         """The observed mask given now, or None, and how missing entries are told from observed ones."""

@@ -28,6 +28,33 @@ N_MEMBERS = 3
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 
 
+class MovingAverage(AveragedModel):
+    """Exponential moving average of a network's weights; the decay grows as ``(1 + n) / (10 + n)``, to forget the start.
+
+    Unlike its parent it reads nothing back from the device, which would stop that at every step.
+
+    Parameters
+    ----------
+    net
+        The network; a copy of it holds the average.
+    decay
+        Decay in the end, per step.
+    """
+
+    def __init__(self, net: nn.Module, decay: float):
+        super().__init__(net)
+        self.decay = decay
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_parameters(self, net: nn.Module) -> None:
+        """Move the average towards the weights of ``net``, all the way at the first call."""
+        weight = (9.0 / (10.0 + self.n_averaged)).clamp(min=1.0 - self.decay).masked_fill(self.n_averaged == 0, 1.0)
+        averaged, current = list(self.module.parameters()), list(net.parameters())
+        torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
+        self.n_averaged += 1
+
+
 class CountsDiffModule(BaseModuleClass):
     """Count diffusion over ``G`` genes with random observed sets.
 
@@ -100,7 +127,7 @@ class CountsDiffModule(BaseModuleClass):
         self.one_pass_fraction = one_pass_fraction
         backbones = _backbones(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
         self.net = CountDenoiser(backbones, modality_sizes, n_categories, n_continuous)
-        self.ema = AveragedModel(self.net, multi_avg_fn=_warm_ema(ema_decay)).requires_grad_(False)
+        self.ema = MovingAverage(self.net, ema_decay)
 
     # ------------------------------------------------------------------ data
 
@@ -116,9 +143,11 @@ class CountsDiffModule(BaseModuleClass):
         if observed_mask is None and any(observed_mask_key(key) in tensors for key in self.count_keys):
             masks = [tensors.get(observed_mask_key(key), torch.ones_like(tensors[key])) for key in self.count_keys]
             observed_mask = torch.cat(masks, dim=1) > 0
-        if observed_mask is not None:
-            known &= observed_mask
-        return torch.nan_to_num(x) * known, known
+        x = torch.nan_to_num(x)
+        if observed_mask is None:
+            return x, known
+        known &= observed_mask
+        return x * known, known
 
     def conditions(self, tensors: dict[str, Tensor]) -> Conditions:
         """Labels, batches and covariates of the cells of a minibatch."""
@@ -219,10 +248,10 @@ class CountsDiffModule(BaseModuleClass):
         guidance_scale
             See :func:`~countsdiff_sc.process.geometric_guidance`; 1 costs one network pass per call, others two.
         """
-        n_cells = len(observed_mask)
+        n_cells, observed = len(observed_mask), observed_mask.to(self.net.mean_profile.dtype)
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            survival_prob = torch.where(observed_mask, 1.0, self.schedule.survival_prob(t))
+            survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
             times = t.expand(n_cells)
             expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
             if guidance_scale != 1.0:
@@ -255,14 +284,3 @@ def _backbones(denoiser: str | nn.Module, n_members: int | None, n_genes: int, a
         msg = f"denoiser={denoiser!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
         raise ValueError(msg)
     return [_BACKBONES[denoiser](n_genes, **arguments) for _ in range(n_members or N_MEMBERS)]
-
-
-def _warm_ema(decay: float):
-    """Moving average whose decay grows from 0.1 as ``(1 + n) / (10 + n)``, so that it forgets the first steps."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
-        n = float(n_averaged)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
-    return update

@@ -133,11 +133,10 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
     """
     if len(predictions) == 1:
         return predictions[0]
-    means, dispersions = (torch.stack(tensors) for tensors in zip(*predictions, strict=True))
-    mean = means.mean(0)
-    excess = (means.square() / dispersions + (means - mean).square()).mean(0)
-    # Where nothing can have been lost the mean is 0 and any dispersion is right.
-    return mean, torch.where(mean > 0, mean.square() / excess.clamp(min=TINY), 1.0)
+    mean = sum(mean for mean, _ in predictions) / len(predictions)
+    excess = sum(m.square() / r + (m - mean).square() for m, r in predictions) / len(predictions)
+    # Where nothing can have been lost the mean is 0 and any dispersion is right, such as 1.
+    return mean, (mean.square() + TINY) / (excess + TINY)
 
 
 def freeman_tukey_residual(x_t: Tensor, expected: Tensor) -> Tensor:
