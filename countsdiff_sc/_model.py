@@ -16,7 +16,9 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from countsdiff_sc import _registration, _validation
 from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference
 from countsdiff_sc._evaluation_mixin import EvaluationMixin
+from countsdiff_sc._generation_mixin import GenerationMixin
 from countsdiff_sc._imputation_mixin import ImputationMixin
+from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
 from countsdiff_sc._training_plan import CountsDiffTrainingPlan
@@ -24,7 +26,15 @@ from countsdiff_sc._training_plan import CountsDiffTrainingPlan
 logger = logging.getLogger(__name__)
 
 
-class CountsDiffSC(SetupMixin, ImputationMixin, EvaluationMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class CountsDiffSC(
+    SetupMixin,
+    ImputationMixin,
+    GenerationMixin,
+    LikelihoodMixin,
+    EvaluationMixin,
+    UnsupervisedTrainingMixin,
+    BaseModelClass,
+):
     """Count diffusion for single-cell imputation.
 
     Molecules die one by one by binomial thinning, and a learned birth-death process brings them back :cite:p:`Soatto2026`.
