@@ -5,7 +5,7 @@ better than cells per second do. Run with
 
     python benchmarks/speed.py --threads 2 --json speed.json --markdown speed.md
 
-or name some sections: ``training``, ``imputation``, ``thinning``, ``accuracy``. The last needs the data of
+or name some ``--sections``: training, imputation, thinning, accuracy. The last needs the data of
 ``benchmarks/imputation.py``. On a machine that others use too, ``--cpu-time`` with one thread is less noisy.
 """
 
@@ -318,7 +318,7 @@ def keep_quiet() -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], default=list(SECTIONS))
+    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--cells", type=int, default=4096)
@@ -332,7 +332,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_quiet()
     rows = []
-    for name in options.sections or SECTIONS:
+    for name in options.sections:
         for row in SECTIONS[name](options):
             rows.append(row)
             print(f"{row[0]}: {row[1]:,.4g} {row[2]}", flush=True)
