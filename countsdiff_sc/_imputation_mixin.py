@@ -18,7 +18,7 @@ from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import ImputationRequest, Tally, impute_cells
 
 #: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have.
-BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**21
+BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**20
 
 
 class ImputationMixin:
@@ -76,7 +76,7 @@ class ImputationMixin:
         indices
             Cells to impute; others keep their counts.
         batch_size
-            Cells imputed together; by default 1024, fewer where there are more than 2048 genes.
+            Cells imputed together; by default 1024, fewer where there are more than 1024 genes.
         seed
             Seed of the draws and of the gene folds; the same seed and ``batch_size`` give the same result. By default
             ``scvi.settings.seed``, else a fresh one, which is recorded.

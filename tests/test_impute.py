@@ -5,7 +5,7 @@ import pytest
 from helpers import QUIET, make_adata, make_counts, train_tiny
 from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC
+from countsdiff_sc import CountsDiffSC, _imputation_mixin
 
 
 def to_dense(matrix):
@@ -201,6 +201,34 @@ def test_guidance_off_costs_one_network_pass(masked_model, arguments, n_passes):
     masked_model.get_imputed_counts(**arguments)
     handle.remove()
     assert len(calls) == n_passes
+
+
+@pytest.mark.parametrize("arguments", [{"n_samples": 5}, {"quantiles": (0.1, 0.5, 0.9)}])
+def test_one_pass_gives_all_draws_and_quantiles(masked_model, arguments):
+    calls = []
+    handle = masked_model.module.ema.module.register_forward_hook(lambda *_: calls.append(1))
+    masked_model.get_imputed_counts(estimate="sample", **arguments)
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_draws_without_a_mask_are_those_of_the_law_of_each_fold(adata):
+    """One draw has the mean that is imputed, and keeps what is not zero."""
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata)
+    zero = adata.X.toarray() == 0
+    mean = model.get_imputed_counts(seed=0)
+    draws = np.stack([draw.toarray() for draw in model.get_imputed_counts(estimate="sample", n_samples=300, seed=0)])
+    np.testing.assert_array_equal(draws[:, ~zero], np.broadcast_to(adata.X.toarray()[~zero], draws[:, ~zero].shape))
+    # 5 standard errors of the mean over all zeros: false alarm below 1e-6
+    error = draws[:, zero].sum(1).std() / np.sqrt(len(draws))
+    assert abs(draws[:, zero].sum(1).mean() - mean[zero].sum()) < 5 * error
+
+
+def test_fewer_cells_are_imputed_together_where_there_are_many_genes(masked_model, masked, monkeypatch):
+    monkeypatch.setattr(_imputation_mixin, "BLOCK_ENTRIES", 7 * 20)
+    masked_model.impute(seed=0)
+    assert masked.uns["countsdiff_sc"]["imputed"]["batch_size"] == 7
 
 
 def test_an_unknown_label_is_no_label(masked):

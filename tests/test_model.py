@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.stats import kstest
 
 from countsdiff_sc import CountsDiffSC, evaluation
+from countsdiff_sc._module import MovingAverage
 from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 
@@ -127,6 +128,19 @@ def test_moving_average_lives_in_the_module_and_follows_the_weights(masked):
     assert all(torch.equal(weights[key], average[key]) for key in weights)
     assert not any(p.requires_grad for p in model.module.ema.parameters())
     assert model.module.denoiser is model.module.ema.module
+
+
+def test_moving_average_decays_as_documented():
+    net = torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(net, decay=0.5)
+    expected = 0.0
+    for n, weight in enumerate([3.0, 5.0, -2.0, 7.0, 1.0, 4.0, 8.0, 2.0, 6.0, 9.0]):
+        torch.nn.init.constant_(net.weight, weight)
+        average.update_parameters(net)
+        decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
+        expected = decay * expected + (1 - decay) * weight
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert int(average.n_averaged) == 10
 
 
 def test_gradient_accumulation_averages_once_per_optimiser_step(masked):

@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from anndata.io import sparse_dataset, write_elem
 from helpers import QUIET, TINY, make_adata, train_tiny
 from scipy import sparse
 
@@ -32,6 +33,22 @@ def test_backed_and_in_memory_draws_are_the_same(masked_model, masked, tmp_path)
     backed = ad.read_h5ad(tmp_path / "data.h5ad", backed="r")
     draws = [masked_model.get_imputed_counts(data, estimate="sample", seed=2) for data in (backed, masked)]
     assert (draws[0] != draws[1]).nnz == 0
+
+
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+def test_counts_in_a_zarr_store_are_read_where_they_are(masked_model, masked, tmp_path):
+    """An AnnData over a zarr store is not "backed", so scvi-tools does not sort its indices."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "data.zarr", mode="w")
+    write_elem(group, "X", masked.X)
+    stored = ad.AnnData(sparse_dataset(group["X"]), obs=masked.obs, var=masked.var)
+    stored.layers["observed"] = masked.layers["observed"]
+    draws = [masked_model.get_imputed_counts(data, estimate="sample", seed=2) for data in (stored, masked)]
+    assert (draws[0] != draws[1]).nnz == 0
+    rows = [7, 3, 5]
+    np.testing.assert_allclose(
+        masked_model.get_imputed_counts(stored, indices=rows), masked_model.get_imputed_counts(indices=rows), rtol=1e-6
+    )
 
 
 def test_backed_data_train(tmp_path):
