@@ -117,9 +117,9 @@ def points(options: argparse.Namespace) -> list[dict]:
 
 
 def along(found: list[dict], axis: str) -> list[dict]:
-    """The points at which only ``axis`` varies."""
+    """The points at which only ``axis`` varies, in its order."""
     other, fixed = ("genes", FIXED_GENES) if axis == "cells" else ("cells", FIXED_CELLS)
-    return [point for point in found if point[other] == fixed]
+    return sorted((point for point in found if point[other] == fixed), key=lambda point: point[axis])
 
 
 def exponent(found: list[dict], axis: str, quantity: str) -> float:
@@ -173,13 +173,14 @@ def draw_figure(found: list[dict], path: Path) -> None:
             label = f"{name}, exponent {exponent(found, axis, quantity):.2f}"
             ax.loglog(sizes, [point[quantity] for point in along(found, axis)], "o-", color=color, label=label)
         ax.set(xlabel=axis, ylabel="time per cell (us)", title=_fixed(axis))
-        ax.legend(frameon=False)
+        ax.margins(y=0.5)  # room for the legend
+        ax.legend(frameon=False, loc="upper left")
     for axis, color in (("cells", "#009E73"), ("genes", "#CC79A7")):
         kept = along(found, axis)
         entries = [1e-6 * point["cells"] * point["genes"] for point in kept]
         axes[2].loglog(entries, [point["memory_mb"] for point in kept], "o-", color=color, label=f"{axis} vary")
     axes[2].set(xlabel="entries, a tenth of them not 0 (millions)", ylabel="peak memory over the package (MB)")
-    axes[2].legend(frameon=False)
+    axes[2].legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=150)
 
 

@@ -12,11 +12,12 @@ from scipy import sparse
 from scipy.stats import nbinom
 from torch import Tensor
 
+from countsdiff_sc import kernels
 from countsdiff_sc._module import CountsDiffModule
-from countsdiff_sc._rows import Rows, integer_csr
+from countsdiff_sc._rows import Rows
 from countsdiff_sc._validation import check_choice, check_number, check_quantiles
 from countsdiff_sc.nn import Conditions
-from countsdiff_sc.process import get_attrition, negative_binomial_births, sample_conditioned, sample_remasked
+from countsdiff_sc.process import get_attrition, negative_binomial_sampler, sample_conditioned, sample_remasked
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
@@ -183,18 +184,18 @@ def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tens
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Put means, quantiles or draws of negative binomial laws at missing entries."""
+    """Put means, quantiles or draws of negative binomial laws at missing entries, where ``x`` is 0."""
+    mean, dispersion = law[0] * missing, law[1]
     if not request.is_integer:
-        yield torch.where(missing, law[0], x)
-        return
-    entries = missing.nonzero(as_tuple=True)
-    mean, dispersion = (parameter[entries] for parameter in law)
-    if request.levels is None:
-        values = (negative_binomial_births(mean, dispersion, generator) for _ in range(request.n_samples))
+        yield x + mean
+    elif request.levels is None:
+        draw = negative_binomial_sampler(mean, dispersion)
+        yield from (x + draw(generator) for _ in range(request.n_samples))
     else:
-        values = (_negative_binomial_quantile(level, mean, dispersion) for level in request.levels)
-    for value in values:
-        yield x.index_put(entries, value)
+        entries = missing.nonzero(as_tuple=True)
+        for level in request.levels:
+            quantile = _negative_binomial_quantile(level, mean[entries], dispersion[entries])
+            yield x.index_put(entries, quantile)
 
 
 def _fill_from_draws(
@@ -245,7 +246,7 @@ def impute_cells(
     -------
     The outputs, dense float32 for means and CSR of integers for counts, and what was imputed in numbers.
     """
-    device, tally = module.device, Tally()
+    device, tally, n_threads = module.device, Tally(), torch.get_num_threads()
     folds = None
     outputs = [Rows(n_cells) for _ in range(request.n_outputs)]
     for block, tensors in enumerate(minibatches):
@@ -268,7 +269,7 @@ def impute_cells(
             results = impute_block(module, x, observed, conditions, request, generator)
         for rows, values in zip(outputs, results, strict=True):
             values = values.cpu().numpy()
-            rows.append(integer_csr(values) if request.is_integer else values)
+            rows.append(kernels.dense_to_csr(values, n_threads=n_threads) if request.is_integer else values)
     return [rows.stacked() for rows in outputs], tally
 
 

@@ -14,12 +14,12 @@ from countsdiff_sc._constants import OBSERVED_MASK_KEY
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
-    bregman_loss,
+    corrupt,
     geometric_guidance,
     get_loss_weighting,
     get_schedule,
     negative_binomial_nll,
-    thin,
+    weighted_bregman_loss,
 )
 from countsdiff_sc.process._samplers import Denoise
 
@@ -174,17 +174,21 @@ class CountsDiffModule(BaseModuleClass):
         t = uniform(n_cells, 1)
         one_pass = uniform(n_cells, 1) < self.one_pass_fraction
         t = t.masked_fill(one_pass, 1.0)
-        observed = known & (uniform(*x_0.shape) < self._observed_prob(x_0, uniform))
+        observed_prob = self._observed_prob(x_0, uniform)
         if len(self.count_keys) > 1:
             kept = uniform(n_cells, len(self.count_keys)) >= self.MISSING_MODALITY_FRACTION
-            observed &= (kept.to(x_0.dtype) @ self.net.membership.T) > 0
+            observed_prob = observed_prob * (kept.to(x_0.dtype) @ self.net.membership.T)
         # Some cells are seen at a lower depth than they were measured: what they lose there is a target as well.
         shallow = uniform(n_cells, 1) < self.SHALLOW_FRACTION
         exposure = torch.where(shallow, self.MIN_EXPOSURE + (1.0 - self.MIN_EXPOSURE) * uniform(n_cells, 1), 1.0)
-        # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
-        survival_prob = known * torch.lerp(self.schedule.survival_prob(t), exposure, observed.to(x_0.dtype))
-        x_t = thin(x_0, survival_prob, generator=generator)
-        target = (known & (survival_prob < 1.0)).to(x_0.dtype)
+        x_t, survival_prob, target = corrupt(
+            x_0,
+            known,
+            observed_prob=observed_prob,
+            exposure=exposure,
+            survival_prob=self.schedule.survival_prob(t),
+            generator=generator,
+        )
         conditions = self.conditions(tensors)
         if self.training:
             n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
@@ -194,7 +198,7 @@ class CountsDiffModule(BaseModuleClass):
         n_deaths = x_0 - x_t
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t))
         n_target = target.sum().clamp(min=1)
-        mean_loss = (weight * target * bregman_loss(n_deaths, expected_births)).sum() / n_target
+        mean_loss = weighted_bregman_loss(n_deaths, expected_births, weight * target) / n_target
         some = slice(None, None, self.DISPERSION_SHARE if self.training else 1)
         nll = negative_binomial_nll(n_deaths[some], expected_births[some].detach(), dispersion[some])
         dispersion_loss = (target[some] * nll).sum() / target[some].sum().clamp(min=1)
@@ -205,21 +209,23 @@ class CountsDiffModule(BaseModuleClass):
         )
 
     def _observed_prob(self, x_0: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
-        """Probability with which each entry is observed in training, shape ``(B, 1)`` or ``(B, G)``.
+        """Probability with which each entry is observed in training, shape ``(B, G)``.
 
         The observed fraction of a cell is itself uniform, so every conditional met at imputation, and generation, is
         trained. Some cells lose low counts more often than high ones, which the network can tell from what is left
         where that is at least half.
         """
-        n_cells = len(x_0)
+        n_cells, n_genes = x_0.shape
         fraction = uniform(n_cells, 1)
-        selective = uniform(n_cells, 1) < self.SELECTIVE_FRACTION
-        fraction = torch.where(selective, (1.0 + fraction) / 2.0, fraction)
-        log_odds_ratio = torch.where(selective, self.MAX_LOG_ODDS_RATIO * uniform(n_cells, 1), 0.0)
+        selective = uniform(n_cells) < self.SELECTIVE_FRACTION
+        observed_prob = fraction.repeat(1, n_genes)
+        some, log_odds_ratio = x_0[selective], self.MAX_LOG_ODDS_RATIO * uniform(n_cells, 1)[selective]
         # From 0 for no molecule to 1 for many more than the gene has on average.
-        height = x_0 / (x_0 + self.net.mean_profile).clamp(min=1e-9)
+        height = some / (some + self.net.mean_profile).clamp(min=1e-9)
         height = height - height.mean(1, keepdim=True)
-        return torch.sigmoid(torch.logit(fraction, eps=1e-4) + log_odds_ratio * height)
+        odds = torch.logit((1.0 + fraction[selective]) / 2.0, eps=1e-4) + log_odds_ratio * height
+        observed_prob[selective] = torch.sigmoid(odds)
+        return observed_prob
 
     @property
     def denoiser(self) -> nn.Module:

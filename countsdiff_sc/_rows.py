@@ -9,16 +9,6 @@ from scipy import sparse
 _GROWTH = 1.5
 
 
-def integer_csr(counts: np.ndarray) -> sparse.csr_matrix:
-    """Whole numbers as CSR of int16, or of the smallest wider type that holds them.
-
-    Eight bits would overflow where two layers are added, and save one byte in six: the column takes four.
-    """
-    csr = sparse.csr_matrix(counts)
-    largest = int(csr.data.max(initial=0))
-    return csr.astype(np.promote_types(np.int16, np.min_scalar_type(-largest - 1)))
-
-
 class Rows:
     """A matrix that is filled from the top, dense or CSR as its first block.
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from countsdiff_sc._rows import Rows, integer_csr
+from countsdiff_sc._rows import Rows
+from countsdiff_sc.kernels import dense_to_csr
 
 
 def blocks_of(matrix, sizes):
@@ -38,18 +39,7 @@ def test_csr_is_handed_over_without_room_to_spare():
 def test_a_wider_block_widens_what_is_there():
     rows = Rows(2)
     for count in (3.0, 70_000.0):
-        rows.append(integer_csr(np.array([[count, 0.0]])))
+        rows.append(dense_to_csr(np.array([[count, 0.0]])))
     stacked = rows.stacked()
     assert stacked.dtype == np.int32
     np.testing.assert_array_equal(stacked.toarray(), [[3, 0], [70_000, 0]])
-
-
-@pytest.mark.parametrize(
-    ("largest", "dtype"),
-    [(0, np.int16), (200, np.int16), (2**15 - 1, np.int16), (2**15, np.int32), (2**24, np.int32), (2**31, np.int64)],
-)
-def test_integers_are_as_small_as_is_safe(largest, dtype):
-    csr = integer_csr(np.array([[0.0, largest]]))
-    assert csr.dtype == dtype
-    assert csr[0, 1] == largest
-    assert csr.nnz == (largest > 0)

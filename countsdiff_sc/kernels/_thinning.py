@@ -5,11 +5,16 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ._random import GAMMA, TO_UNIT, scrambled, stream
+from ._threads import over_rows
+
 #: Counts up to this many molecules are thinned molecule by molecule; rarer larger ones by numpy's binomial.
-MAX_BY_MOLECULE = 32
+MAX_BY_MOLECULE = 64
+#: Stands in for a large count until it is thinned.
+_PENDING = -1.0
 
 
-def thin_counts(counts: np.ndarray, prob: np.ndarray, *, seed: int) -> np.ndarray:
+def thin_counts(counts: np.ndarray, prob: np.ndarray, *, seed: int, n_threads: int = 1) -> np.ndarray:
     r"""Draw :math:`\mathrm{Binomial}(x, p)` for each entry, exactly.
 
     A zero costs a comparison and a small count as many random words as it has molecules, so that sparse counts are
@@ -20,44 +25,114 @@ def thin_counts(counts: np.ndarray, prob: np.ndarray, *, seed: int) -> np.ndarra
     counts
         Whole molecules, floating, shape ``(B, G)``.
     prob
-        Probability in ``[0, 1]`` that a molecule is kept, float32, shape ``(B, G)``; may be a broadcast view.
+        Probability in ``[0, 1]`` that a molecule is kept, floating, shape ``(B, G)``; may be a broadcast view.
     seed
-        Seed, at least 0; the same seed gives the same draws on every machine.
+        Seed, at least 0; the same seed gives the same draws on every machine, whatever ``n_threads``.
+    n_threads
+        Threads to use.
 
     Returns
     -------
     Thinned counts, same shape and dtype as ``counts``.
     """
     thinned = np.empty(counts.shape, dtype=counts.dtype)
-    if _thin_small(counts, prob, np.uint64(seed), thinned):
-        large = (counts > MAX_BY_MOLECULE) & (prob > 0.0) & (prob < 1.0)
-        rng = np.random.default_rng(seed)
-        thinned[large] = rng.binomial(counts[large].astype(np.int64), prob[large].astype(np.float64))
+    if any(over_rows(_thin_rows, counts.shape, n_threads, counts, prob, np.uint64(seed), thinned)):
+        _thin_pending(counts, prob, seed, thinned)
     return thinned
 
 
+def corrupt(
+    counts: np.ndarray,
+    known: np.ndarray,
+    observed_prob: np.ndarray,
+    exposure: np.ndarray,
+    survival_prob: np.ndarray,
+    *,
+    seed: int,
+    n_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw which entries are observed, and thin these to ``exposure``, others to ``survival_prob``, unknown ones to 0.
+
+    Parameters
+    ----------
+    counts
+        Whole molecules, float32, shape ``(B, G)``.
+    known
+        Whether there is a count, bool, shape ``(B, G)``.
+    observed_prob
+        Probability with which an entry is observed, float32, shape ``(B, G)``.
+    exposure, survival_prob
+        Probability that a molecule of an observed, and of another, entry is kept, float32, shape ``(B,)``.
+    seed, n_threads
+        As in :func:`thin_counts`.
+
+    Returns
+    -------
+    Thinned counts; the probability that was used for each entry; and 1 where a known entry may have lost something, else 0:
+    each float32, shape ``(B, G)``.
+    """
+    thinned, prob, target = (np.empty(counts.shape, dtype=np.float32) for _ in range(3))
+    arguments = (counts, known, observed_prob, exposure, survival_prob, np.uint64(seed), thinned, prob, target)
+    if any(over_rows(_corrupt_rows, counts.shape, n_threads, *arguments)):
+        _thin_pending(counts, prob, seed, thinned)
+    return thinned, prob, target
+
+
 @numba.njit(cache=True, nogil=True)
-def _thin_small(counts, prob, state, thinned):
-    """Fill ``thinned`` except for large counts; return whether there are any."""
+def _thin_rows(first, last, counts, prob, seed, thinned):
+    """Fill rows from ``first`` up to ``last`` except for large counts; return whether there are any."""
+    occupied = np.empty(counts.shape[1], dtype=np.int64)
     found_large = False
-    for row in range(counts.shape[0]):
-        for column in range(counts.shape[1]):
-            count, p = counts[row, column], prob[row, column]
-            if count == 0.0 or p <= 0.0:
-                thinned[row, column] = 0.0
-            elif p >= 1.0:
-                thinned[row, column] = count
-            elif count <= MAX_BY_MOLECULE:
-                # A word below p * 2^53, of 53 bits, has probability p to within 2^-53.
-                threshold = np.uint64(np.float64(p) * 9007199254740992.0)
-                kept = 0
-                for _ in range(int(count)):
-                    state += np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele et al. 2014)
-                    word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                    word ^= word >> np.uint64(31)
-                    kept += (word >> np.uint64(11)) < threshold
-                thinned[row, column] = kept
-            else:
-                found_large = True
+    for row in range(first, last):
+        found_large |= _thin_row(counts[row], prob[row], stream(seed, row), occupied, thinned[row])
     return found_large
+
+
+@numba.njit(cache=True, nogil=True)
+def _corrupt_rows(first, last, counts, known, observed_prob, exposure, survival_prob, seed, thinned, prob, target):
+    """As ``_thin_rows``, after filling ``prob`` and ``target``."""
+    occupied = np.empty(counts.shape[1], dtype=np.int64)
+    found_large = False
+    # The masks have streams of their own: those of thinning start elsewhere.
+    mask_seed = scrambled(seed + GAMMA)
+    for row in range(first, last):
+        start, kept, left = stream(mask_seed, row), exposure[row], survival_prob[row]
+        for column in range(counts.shape[1]):
+            unit = np.float32(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(40)) * np.float32(2.0**-24)
+            p = np.float32(known[row, column]) * (kept if unit < observed_prob[row, column] else left)
+            prob[row, column] = p
+            target[row, column] = np.float32(known[row, column] & (p < np.float32(1.0)))
+        found_large |= _thin_row(counts[row], prob[row], stream(seed, row), occupied, thinned[row])
+    return found_large
+
+
+@numba.njit(inline="always")
+def _thin_row(counts, prob, state, occupied, thinned):
+    """Thin a row but for its large counts; return whether there are any. ``occupied`` is room for its columns."""
+    # Without a branch: which entries are zero cannot be predicted, and a wrong guess costs more than the entry.
+    n_occupied = 0
+    for column in range(len(counts)):
+        thinned[column] = 0.0
+        occupied[n_occupied] = column
+        n_occupied += counts[column] != 0.0
+    found_large = False
+    for column in occupied[:n_occupied]:
+        count = counts[column]
+        if count > MAX_BY_MOLECULE:
+            thinned[column] = _PENDING
+            found_large = True
+            continue
+        # A word below p * 2^53, of 53 bits, has probability p to within 2^-53; 0 and 1 are exact.
+        threshold = np.uint64(max(np.float64(prob[column]), 0.0) / TO_UNIT)
+        kept = 0
+        for _ in range(int(count)):
+            state += GAMMA
+            kept += (scrambled(state) >> np.uint64(11)) < threshold
+        thinned[column] = kept
+    return found_large
+
+
+def _thin_pending(counts: np.ndarray, prob: np.ndarray, seed: int, thinned: np.ndarray) -> None:
+    large = np.unravel_index(np.flatnonzero(thinned == _PENDING), counts.shape)
+    rng = np.random.default_rng(seed)
+    thinned[large] = rng.binomial(counts[large].astype(np.int64), prob[large].astype(np.float64))

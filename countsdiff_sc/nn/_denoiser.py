@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from countsdiff_sc import kernels
 from countsdiff_sc.process import gamma_poisson_posterior
+from countsdiff_sc.process._compiled import arrays, compiles, drawn_seed
 
 from ._context import CellContext, Conditions
 
@@ -86,7 +89,7 @@ class CountDenoiser(nn.Module):
             Labels and covariates of the cells.
         """
         depth = self.infer_depth(x_t, survival_prob)
-        base_rate = (depth @ self.membership.T) * self.mean_profile
+        base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
         if self.training:
@@ -139,10 +142,22 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
     return mean, (mean.square() + TINY) / (excess + TINY)
 
 
-def freeman_tukey_residual(x_t: Tensor, expected: Tensor) -> Tensor:
-    r"""Surprise of visible counts, :math:`\sqrt{x} + \sqrt{x + 1} - \sqrt{4 m + 1}`; 0 where nothing is expected.
+def freeman_tukey_residual(x_t: Tensor, survival_prob: Tensor, rate: Tensor, *, dropout: float = 0.0) -> Tensor:
+    r"""Surprise of visible counts, :math:`\sqrt{x} + \sqrt{x + 1} - \sqrt{4 p m + 1}`; 0 where nothing is expected.
 
-    Of about unit variance under a Poisson law of mean ``m`` at any depth, and growing as a square root only, so that a
+    Of about unit variance under a Poisson law of mean ``p m`` at any depth, and growing as a square root only, so that a
     few abundant genes do not drown the rest (Freeman & Tukey 1950).
+
+    Parameters
+    ----------
+    x_t, survival_prob, rate
+        Visible counts (molecules), probability that a molecule is visible, and expected count ``m``; shape ``(B, G)``.
+    dropout
+        Probability with which a residual is left out; the others are scaled up to the same mean.
     """
-    return x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * expected + 1.0).sqrt()
+    if compiles(x_t, survival_prob, rate):
+        seed, n_threads = drawn_seed(None) if dropout else 0, torch.get_num_threads()
+        inputs = arrays(x_t, survival_prob, rate)
+        return torch.from_numpy(kernels.freeman_tukey(*inputs, dropout=dropout, seed=seed, n_threads=n_threads))
+    residual = x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * survival_prob * rate + 1.0).sqrt()
+    return F.dropout(residual, dropout)

@@ -44,7 +44,7 @@ class GeneSetTransformer(nn.Module):
         super().__init__()
         self.n_tokens, self.width, self.input_dropout = n_tokens, width, input_dropout
         self.read_in = nn.Linear(n_genes, n_tokens * width)
-        self.read_mask = nn.Linear(n_genes, n_tokens * width, bias=False)
+        self.read_mask = nn.Linear(n_genes, width, bias=False)
         self.token_embedding = nn.Parameter(0.02 * torch.randn(n_tokens, width))
         self.blocks = nn.ModuleList(ModulatedBlock(width, n_heads, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
@@ -59,13 +59,12 @@ class GeneSetTransformer(nn.Module):
 
     def forward(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(B, G)``."""
-        residual = freeman_tukey_residual(x_t, survival_prob * base_rate)
-        if self.training:
-            kept = torch.rand_like(residual) >= self.input_dropout  # half the time of a Bernoulli draw on a CPU
-            residual = residual * kept / (1.0 - self.input_dropout)
-        # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing.
-        tokens = self.read_in(residual) + self.read_mask(1.0 - survival_prob)
-        tokens = tokens.view(-1, self.n_tokens, self.width) + self.token_embedding
+        dropout = self.input_dropout if self.training else 0.0
+        residual = freeman_tukey_residual(x_t, survival_prob, base_rate, dropout=dropout)
+        tokens = self.read_in(residual).view(-1, self.n_tokens, self.width) + self.token_embedding
+        # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing. The same for all
+        # tokens: a vector for each costs a third of all matrix products and predicts no better.
+        tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(1)
         for block in self.blocks:
             tokens = block(tokens, context)
         tokens = self.norm(tokens)

@@ -12,7 +12,15 @@ from ._birth_death import (
     no_attrition,
     rescaled_attrition,
 )
-from ._births import get_birth_rule, nearest_births, negative_binomial_births, poisson_births, stochastic_births
+from ._births import (
+    get_birth_rule,
+    nearest_births,
+    negative_binomial_births,
+    negative_binomial_sampler,
+    poisson_births,
+    stochastic_births,
+)
+from ._corruption import corrupt
 from ._guidance import geometric_guidance
 from ._losses import (
     bound_integrand,
@@ -22,6 +30,7 @@ from ._losses import (
     negative_binomial_nll,
     paper_weight,
     uniform_weight,
+    weighted_bregman_loss,
 )
 from ._oracle import GammaPoissonOracle, gamma_poisson_posterior
 from ._samplers import sample_conditioned, sample_remasked, time_grid
@@ -49,6 +58,7 @@ __all__ = [
     "bound_integrand",
     "bregman_loss",
     "capped_attrition",
+    "corrupt",
     "gamma_poisson_posterior",
     "geometric_guidance",
     "get_attrition",
@@ -60,6 +70,7 @@ __all__ = [
     "nearest_births",
     "negative_binomial_births",
     "negative_binomial_nll",
+    "negative_binomial_sampler",
     "no_attrition",
     "paper_weight",
     "poisson_births",
@@ -70,4 +81,5 @@ __all__ = [
     "thin",
     "time_grid",
     "uniform_weight",
+    "weighted_bregman_loss",
 ]

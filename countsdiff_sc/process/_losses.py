@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from countsdiff_sc import kernels
+
+from ._compiled import arrays, compiles
 from ._guidance import RATE_FLOOR
 from ._schedules import SurvivalSchedule
 
@@ -20,6 +23,27 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
     Equation 6 of CountsDiff. ``expected_births`` must be positive; the result is elementwise.
     """
     return expected_births - n_deaths * expected_births.clamp(min=RATE_FLOOR).log()
+
+
+def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, weight: Tensor) -> Tensor:
+    """Sum over all entries of ``weight`` times :func:`bregman_loss`; arguments of one shape ``(B, G)``."""
+    if compiles(n_deaths, expected_births, weight):
+        return _WeightedBregman.apply(n_deaths, expected_births, weight)
+    return (weight * bregman_loss(n_deaths, expected_births)).sum()
+
+
+class _WeightedBregman(torch.autograd.Function):
+    """Value and gradient by the expected births in one pass."""
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> Tensor:
+        total, gradient = kernels.bregman(*arrays(*inputs), floor=RATE_FLOOR, n_threads=torch.get_num_threads())
+        ctx.save_for_backward(torch.from_numpy(gradient))
+        return inputs[1].new_tensor(total)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, gradient * ctx.saved_tensors[0], None
 
 
 def bound_integrand(n_deaths: Tensor, expected_births: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from countsdiff_sc.kernels import thin_counts
 
+from ._compiled import drawn_seed
+
 
 def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     r"""Keep each molecule independently with a given probability.
@@ -42,8 +44,8 @@ def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | Non
     survival_prob = survival_prob.expand_as(x_0)
     if x_0.device.type != "cpu":
         return torch.binomial(x_0, survival_prob, generator=generator)
-    seed = int(torch.randint(2**62, (), generator=generator))
     n_columns = x_0.shape[-1] if x_0.ndim else 1
     rows = (x_0.numel() // max(n_columns, 1), n_columns)
-    thinned = thin_counts(x_0.reshape(rows).numpy(), survival_prob.reshape(rows).numpy(), seed=seed)
+    counts, prob = x_0.reshape(rows).numpy(), survival_prob.reshape(rows).numpy()
+    thinned = thin_counts(counts, prob, seed=drawn_seed(generator), n_threads=torch.get_num_threads())
     return torch.from_numpy(thinned).view(x_0.shape)

@@ -84,7 +84,9 @@ def test_time_features_are_continuous_and_tell_times_apart():
 
 @given(x=st.integers(0, 10**6), expected=st.floats(1e-6, 1e6))
 def test_the_residual_is_monotone_and_signed(x, expected):
-    residual = freeman_tukey_residual(torch.tensor([x, x + 1.0]).double(), torch.tensor(expected).double())
+    residual = freeman_tukey_residual(
+        torch.tensor([x, x + 1.0]).double(), torch.tensor(1.0), torch.tensor(expected).double()
+    )
     assert residual[1] > residual[0]
     if x > expected + 1:
         assert residual[0] > 0
@@ -97,7 +99,7 @@ def test_the_residual_of_poisson_counts_is_standardised(mean):
     """Mean within 0.12 and variance in (0.5, 1.1): exact moments over the law, no sampling."""
     counts = torch.arange(0, 400).double()
     prob = torch.distributions.Poisson(torch.tensor(mean).double()).log_prob(counts).exp()
-    residual = freeman_tukey_residual(counts, torch.tensor(mean).double())
+    residual = freeman_tukey_residual(counts, torch.tensor(0.5), torch.tensor(2 * mean).double())
     average = (prob * residual).sum()
     variance = (prob * (residual - average).square()).sum()
     assert abs(float(average)) < 0.12
@@ -105,4 +107,4 @@ def test_the_residual_of_poisson_counts_is_standardised(mean):
 
 
 def test_nothing_expected_nothing_surprising():
-    assert freeman_tukey_residual(torch.tensor([0.0]), torch.tensor([0.0])) == 0
+    assert freeman_tukey_residual(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([3.0])) == 0

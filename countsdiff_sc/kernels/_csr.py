@@ -1,0 +1,55 @@
+"""From a dense matrix of counts to a sparse one."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from scipy import sparse
+
+from ._threads import over_rows
+
+
+def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix:
+    """Whole numbers as CSR of int16, or of the smallest wider type that holds them.
+
+    Eight bits would overflow where two layers are added, and save one byte in six: the column takes four.
+
+    Parameters
+    ----------
+    counts
+        Whole numbers, of any type, shape ``(B, G)``.
+    n_threads
+        Threads to use.
+    """
+    indptr = np.zeros(len(counts) + 1, dtype=np.int64)
+    largest = max(over_rows(_count_rows, counts.shape, n_threads, counts, indptr))
+    np.cumsum(indptr, out=indptr)
+    data = np.empty(indptr[-1], dtype=np.promote_types(np.int16, np.min_scalar_type(-int(largest) - 1)))
+    indices = np.empty(indptr[-1], dtype=np.int32)
+    over_rows(_fill_rows, counts.shape, n_threads, counts, indptr, indices, data)
+    return sparse.csr_matrix((data, indices, indptr), shape=counts.shape)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_rows(first, last, counts, indptr):
+    """Put the number of non-zeros of row ``i`` at ``i + 1``; return the largest value."""
+    largest = 0
+    for row in range(first, last):
+        n_stored, row_largest = 0, counts.dtype.type(0)
+        for column in range(counts.shape[1]):
+            n_stored += counts[row, column] != 0
+            row_largest = max(row_largest, counts[row, column])
+        indptr[row + 1] = n_stored
+        largest = max(largest, int(row_largest))
+    return largest
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_rows(first, last, counts, indptr, indices, data):
+    for row in range(first, last):
+        position = indptr[row]
+        for column in range(counts.shape[1]):
+            if counts[row, column] != 0:
+                indices[position] = column
+                data[position] = counts[row, column]
+                position += 1

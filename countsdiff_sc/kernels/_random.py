@@ -1,0 +1,62 @@
+"""Random words, a stream for each row, so that draws do not depend on how rows are shared out over threads."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from ._threads import over_rows
+
+# SplitMix64 (Steele et al. 2014): a counter that is stepped by GAMMA and scrambled.
+GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+#: Turns the upper 53 bits of a word into a double in [0, 1).
+TO_UNIT = 2.0**-53
+
+
+@numba.njit(inline="always")
+def scrambled(state):
+    """A random word from a counter."""
+    word = (state ^ (state >> np.uint64(30))) * _FIRST
+    word = (word ^ (word >> np.uint64(27))) * _SECOND
+    return word ^ (word >> np.uint64(31))
+
+
+@numba.njit(inline="always")
+def stream(seed, row):
+    """Counter at which the words of a row start: far from those of other rows and seeds but by a rare chance."""
+    return scrambled(seed ^ scrambled(np.uint64(row) * GAMMA))
+
+
+def uniform(shape: tuple[int, int], *, seed: int, n_threads: int = 1) -> np.ndarray:
+    """Uniform numbers in [0, 1), float32, as :func:`torch.rand` draws them with one thread.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns.
+    seed
+        Seed, at least 0; the same seed gives the same numbers whatever ``n_threads``.
+    n_threads
+        Threads to use.
+    """
+    numbers = np.empty(shape, dtype=np.float32)
+    over_rows(_fill_uniform, shape, n_threads, np.uint64(seed), numbers)
+    return numbers
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_uniform(first, last, seed, numbers):
+    """Fill rows from ``first`` up to ``last`` with multiples of 2^-24, two of each word."""
+    n_columns = numbers.shape[1]
+    unit = np.float32(2.0**-24)
+    for row in range(first, last):
+        start = stream(seed, row)
+        # A word depends on its position alone, so that the compiler can make several at once.
+        for pair in range(n_columns // 2):
+            word = scrambled(start + np.uint64(pair) * GAMMA)
+            numbers[row, 2 * pair] = np.float32(word >> np.uint64(40)) * unit
+            numbers[row, 2 * pair + 1] = np.float32((word >> np.uint64(8)) & np.uint64(0xFFFFFF)) * unit
+        if n_columns % 2:
+            word = scrambled(start + np.uint64(n_columns // 2) * GAMMA)
+            numbers[row, n_columns - 1] = np.float32(word >> np.uint64(40)) * unit

@@ -1,0 +1,30 @@
+"""A sparse matrix made in one pass is scipy's, in the smallest safe type."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from countsdiff_sc.kernels import dense_to_csr
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (0, 4), (4, 0), (300, 101)])
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_agreement_with_scipy(shape, n_threads, dtype):
+    counts = np.random.default_rng(0).poisson(0.4, shape).astype(dtype)
+    csr = dense_to_csr(counts, n_threads=n_threads)
+    csr.check_format()
+    assert (csr.shape, csr.nnz, csr.has_sorted_indices) == (shape, np.count_nonzero(counts), True)
+    np.testing.assert_array_equal(csr.toarray(), counts)
+    assert sparse.csr_matrix(counts).indices.dtype == csr.indices.dtype
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(0, np.int16), (200, np.int16), (2**15 - 1, np.int16), (2**15, np.int32), (2**24, np.int32), (2**31, np.int64)],
+)
+def test_integers_are_as_small_as_is_safe(largest, dtype):
+    csr = dense_to_csr(np.array([[0.0, largest]]))
+    assert csr.dtype == dtype
+    assert csr[0, 1] == largest
+    assert csr.nnz == (largest > 0)
