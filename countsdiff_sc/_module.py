@@ -16,8 +16,8 @@ from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTr
 from countsdiff_sc.process import (
     bregman_loss,
     geometric_guidance,
-    get_loss_weighting,
     get_schedule,
+    get_time_distribution,
     negative_binomial_nll,
     thin,
 )
@@ -72,8 +72,9 @@ class CountsDiffModule(BaseModuleClass):
         Number of continuous covariates.
     denoiser
         ``"gene_set_transformer"``, ``"full_attention"`` or a backbone module (see :class:`~countsdiff_sc.nn.CountDenoiser`).
-    schedule, loss_weighting
-        See :func:`~countsdiff_sc.process.get_schedule` and :func:`~countsdiff_sc.process.get_loss_weighting`.
+    schedule, loss_weighting, time_distribution
+        See :func:`~countsdiff_sc.process.get_schedule`, :func:`~countsdiff_sc.process.get_loss_weighting` and
+        :func:`~countsdiff_sc.process.get_time_distribution`.
     p_uncond
         Probability with which each condition of a cell is hidden in training.
     one_pass_fraction
@@ -108,6 +109,7 @@ class CountsDiffModule(BaseModuleClass):
         denoiser: str | nn.Module = "gene_set_transformer",
         schedule="cosine",
         loss_weighting="uniform",
+        time_distribution="uniform",
         p_uncond: float = 0.2,
         one_pass_fraction: float = 0.8,
         ema_decay: float = 0.995,
@@ -122,7 +124,8 @@ class CountsDiffModule(BaseModuleClass):
         self.n_categories = n_categories
         self.n_continuous = n_continuous
         self.schedule = get_schedule(schedule)
-        self.loss_weighting = get_loss_weighting(loss_weighting)
+        self.time_distribution = get_time_distribution(time_distribution)
+        self.loss_weighting = self.time_distribution.weighting(loss_weighting)
         self.p_uncond = p_uncond
         self.one_pass_fraction = one_pass_fraction
         backbones = _backbones(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
@@ -171,7 +174,7 @@ class CountsDiffModule(BaseModuleClass):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=x_0.device)
 
-        t = uniform(n_cells, 1)
+        t = self.time_distribution.at(self.schedule, uniform(n_cells, 1))
         one_pass = uniform(n_cells, 1) < self.one_pass_fraction
         t = t.masked_fill(one_pass, 1.0)
         observed = known & (uniform(*x_0.shape) < self._observed_prob(x_0, uniform))

@@ -18,8 +18,10 @@ from ._losses import (
     bound_integrand,
     bregman_loss,
     get_loss_weighting,
+    likelihood_step_weight,
     likelihood_weight,
     negative_binomial_nll,
+    paper_step_weight,
     paper_weight,
     uniform_weight,
 )
@@ -35,15 +37,20 @@ from ._schedules import (
     get_schedule,
 )
 from ._thinning import thin
+from ._times import DiscreteTimes, ImportanceTimes, TimeDistribution, UniformTimes, get_time_distribution
 
 __all__ = [
     "CallableSchedule",
     "CosineSchedule",
+    "DiscreteTimes",
     "FisherInformationSchedule",
     "GammaPoissonOracle",
     "GaussianSchedule",
+    "ImportanceTimes",
     "LinearBetaSchedule",
     "SurvivalSchedule",
+    "TimeDistribution",
+    "UniformTimes",
     "birth_death_step",
     "birth_prob",
     "bound_integrand",
@@ -55,12 +62,15 @@ __all__ = [
     "get_birth_rule",
     "get_loss_weighting",
     "get_schedule",
+    "get_time_distribution",
+    "likelihood_step_weight",
     "likelihood_weight",
     "max_attrition",
     "nearest_births",
     "negative_binomial_births",
     "negative_binomial_nll",
     "no_attrition",
+    "paper_step_weight",
     "paper_weight",
     "poisson_births",
     "rescaled_attrition",
