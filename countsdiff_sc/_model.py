@@ -104,6 +104,7 @@ class CountsDiffSC(
             categorical_keys=conditions.categorical_keys,
             n_categories=conditions.n_categories,
             n_continuous=conditions.n_continuous,
+            condition_names=conditions.names,
             denoiser=denoiser,
             schedule=schedule,
             loss_weighting=loss_weighting,

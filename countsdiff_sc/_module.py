@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,10 +15,10 @@ from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
     bregman_loss,
-    geometric_guidance,
     get_schedule,
     get_time_distribution,
     negative_binomial_nll,
+    product_guidance,
     thin,
 )
 from countsdiff_sc.process._samplers import Denoise
@@ -70,6 +70,8 @@ class CountsDiffModule(BaseModuleClass):
         Number of categories of each.
     n_continuous
         Number of continuous covariates.
+    condition_names
+        Column of ``obs`` of each condition, categorical ones first.
     denoiser
         ``"gene_set_transformer"``, ``"full_attention"`` or a backbone module (see :class:`~countsdiff_sc.nn.CountDenoiser`).
     schedule, loss_weighting, time_distribution
@@ -106,6 +108,7 @@ class CountsDiffModule(BaseModuleClass):
         categorical_keys: tuple[tuple[str, int], ...] = (),
         n_categories: tuple[int, ...] = (),
         n_continuous: int = 0,
+        condition_names: tuple[str, ...] = (),
         denoiser: str | nn.Module = "gene_set_transformer",
         schedule="cosine",
         loss_weighting="uniform",
@@ -123,6 +126,7 @@ class CountsDiffModule(BaseModuleClass):
         self.categorical_keys = categorical_keys
         self.n_categories = n_categories
         self.n_continuous = n_continuous
+        self.condition_names = condition_names
         self.schedule = get_schedule(schedule)
         self.time_distribution = get_time_distribution(time_distribution)
         self.loss_weighting = self.time_distribution.weighting(loss_weighting)
@@ -239,7 +243,9 @@ class CountsDiffModule(BaseModuleClass):
 
     # ------------------------------------------------------------------ inference
 
-    def bind(self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float = 1.0) -> Denoise:
+    def bind(
+        self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float | Mapping[str, float] = 1.0
+    ) -> Denoise:
         """Close the denoiser over what is known about the cells, in the form the samplers call.
 
         Parameters
@@ -249,20 +255,37 @@ class CountsDiffModule(BaseModuleClass):
         conditions
             Labels and covariates.
         guidance_scale
-            See :func:`~countsdiff_sc.process.geometric_guidance`; 1 costs one network pass per call, others two.
+            A number for all conditions together (:func:`~countsdiff_sc.process.geometric_guidance`), or a mapping from name to
+            number (:func:`~countsdiff_sc.process.product_guidance`). Each scale other than 1 costs one network pass per call
+            beyond the first.
         """
+        guides = self._guides(conditions, guidance_scale)
         n_cells, observed = len(observed_mask), observed_mask.to(self.net.mean_profile.dtype)
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
             times = t.expand(n_cells)
             expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
-            if guidance_scale != 1.0:
-                unguided, _ = self.denoiser(x_t, survival_prob, times, conditions.unknown())
-                expected_births = geometric_guidance(expected_births, unguided, guidance_scale)
+            if guides:
+                without = [self.denoiser(x_t, survival_prob, times, fewer)[0] for fewer, _ in guides]
+                scales = [scale for _, scale in guides]
+                expected_births = product_guidance(expected_births, list(zip(without, scales, strict=True)))
             return expected_births, dispersion
 
         return denoise
+
+    def _guides(
+        self, conditions: Conditions, guidance_scale: float | Mapping[str, float]
+    ) -> list[tuple[Conditions, float]]:
+        """For each scale other than 1, the conditions without those that it belongs to."""
+        if not isinstance(guidance_scale, Mapping):
+            return [] if guidance_scale == 1.0 else [(conditions.unknown(), guidance_scale)]
+        device, guides = conditions.categories.device, []
+        for name, scale in guidance_scale.items():
+            if scale != 1.0:
+                drop = torch.tensor([[each == name for each in self.condition_names]], device=device)
+                guides.append((conditions.dropped(drop), scale))
+        return guides
 
 
 def observed_mask_key(count_key: str) -> str:

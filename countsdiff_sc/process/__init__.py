@@ -13,7 +13,7 @@ from ._birth_death import (
     rescaled_attrition,
 )
 from ._births import get_birth_rule, nearest_births, negative_binomial_births, poisson_births, stochastic_births
-from ._guidance import geometric_guidance
+from ._guidance import geometric_guidance, product_guidance
 from ._losses import (
     bound_integrand,
     bregman_loss,
@@ -73,6 +73,7 @@ __all__ = [
     "paper_step_weight",
     "paper_weight",
     "poisson_births",
+    "product_guidance",
     "rescaled_attrition",
     "sample_conditioned",
     "sample_remasked",

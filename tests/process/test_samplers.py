@@ -65,7 +65,7 @@ def test_exact_law_whatever_the_schedule(sample, schedule):
 
 @pytest.mark.parametrize("window", [1, 4])
 def test_resampling_keeps_the_law(window):
-    assert_law(generate(sample_remasked, n_steps=6, n_resample=3, window=window), nb(MEAN, DISPERSION))
+    assert_law(generate(sample_remasked, n_steps=6, n_resample=3, resample_window=window), nb(MEAN, DISPERSION))
 
 
 @pytest.mark.parametrize("attrition", [None, "max"])
@@ -113,7 +113,7 @@ def test_final_mean_of_one_step_is_the_mean_itself(sample):
 
 def test_final_mean_is_taken_in_the_very_last_transition_only():
     """A fractional mean on the way would be truncated when it is thinned again: births would be lost."""
-    assert_mean(generate(sample_remasked, n_steps=4, n_resample=3, window=1, final_mean=True), MEAN)
+    assert_mean(generate(sample_remasked, n_steps=4, n_resample=3, resample_window=1, final_mean=True), MEAN)
 
 
 # --- what is observed ---
@@ -162,7 +162,9 @@ def test_conditioned_denoiser_sees_observed_entries_in_full():
 def test_remasked_denoiser_sees_observed_entries_thinned_to_its_time():
     x_known, missing = torch.full((20_000, 2), 12.0), torch.tensor([False, True]).expand(20_000, 2)
     denoise = Recorder()
-    sample_remasked(denoise, x_known, missing, SCHEDULE, n_steps=4, n_resample=2, window=2, generator=generator(4))
+    sample_remasked(
+        denoise, x_known, missing, SCHEDULE, n_steps=4, n_resample=2, resample_window=2, generator=generator(4)
+    )
     assert not denoise.states[0].any()
     for t, x_t in zip(denoise.times[1:], denoise.states[1:], strict=True):
         prob = SCHEDULE.survival_prob(torch.tensor(t)).item()
@@ -209,7 +211,7 @@ def test_conditioned_denoiser_is_called_once_at_each_time_but_the_last(n_steps):
 )
 def test_remasked_denoiser_visits_each_window_n_resample_times(n_steps, n_resample, window, visits):
     denoise = Recorder()
-    sample_remasked(denoise, *half_known(), SCHEDULE, n_steps=n_steps, n_resample=n_resample, window=window)
+    sample_remasked(denoise, *half_known(), SCHEDULE, n_steps=n_steps, n_resample=n_resample, resample_window=window)
     assert denoise.times == time_grid(n_steps)[visits].tolist()
     assert len(visits) == 1 + (n_steps - 1) * n_resample
 
@@ -249,7 +251,9 @@ def test_wrong_options(sample, options, message):
         generate(sample, (2, 2), **{"n_steps": 2, **options})
 
 
-@pytest.mark.parametrize("options", [{"n_resample": 0}, {"window": 0}, {"n_resample": -1, "window": 2}])
+@pytest.mark.parametrize(
+    "options", [{"n_resample": 0}, {"resample_window": 0}, {"n_resample": -1, "resample_window": 2}]
+)
 def test_wrong_resampling(options):
     with pytest.raises(ValueError, match="must both be at least 1"):
         generate(sample_remasked, (2, 2), n_steps=3, **options)
