@@ -73,7 +73,7 @@ def get_attrition(attrition: float | str | Tensor | AttritionSchedule | None) ->
 
 
 def _clamped(attrition: Tensor | float, largest: Tensor) -> Tensor:
-    attrition = torch.as_tensor(attrition).to(largest)
+    attrition = torch.as_tensor(attrition, dtype=largest.dtype, device=largest.device)
     return torch.minimum(attrition.nan_to_num(nan=0.0).clamp(min=0.0), largest)
 
 
