@@ -267,9 +267,8 @@ class CountsDiffModule(BaseModuleClass):
             times = t.expand(n_cells)
             expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
             if guides:
-                without = [self.denoiser(x_t, survival_prob, times, fewer)[0] for fewer, _ in guides]
-                scales = [scale for _, scale in guides]
-                expected_births = product_guidance(expected_births, list(zip(without, scales, strict=True)))
+                without = [(self.denoiser(x_t, survival_prob, times, fewer)[0], scale) for fewer, scale in guides]
+                expected_births = product_guidance(expected_births, without)
             return expected_births, dispersion
 
         return denoise
