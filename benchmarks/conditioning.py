@@ -2,7 +2,7 @@
 
 ``conditioning="observed"`` shows the network the observed counts in full; ``"remask"`` generates everything and puts thinned
 observed counts back at every step, with fresh or coherent paths and with windows that are run several times. One model of
-default settings imputes half of the entries of held-out cells in every way, and every way gets as many runs.
+default settings, or with another number of networks, imputes half of the entries of held-out cells in every way, and every way gets as many runs.
 
     pip install ".[benchmarks]"
     COUNTSDIFF_SC_DATA=folder python benchmarks/conditioning.py --csv conditioning.csv --markdown conditioning.md
@@ -55,7 +55,7 @@ METRICS = {
     "variance_ratio": "variance ratio of a draw",
     "energy_distance": "energy distance of a draw",
 }
-KEYS = ["data", "seed", "method", "n_passes"]
+KEYS = ["data", "seed", "n_members", "method", "n_passes"]
 
 
 def n_steps(n_passes: int, n_resample: int) -> int | None:
@@ -83,9 +83,9 @@ def rmse_of_the_mean(truth: np.ndarray, draws: np.ndarray) -> float:
     return float(np.sqrt(squared.mean()))
 
 
-def run(name: str, seed: int, done: set[tuple]) -> Iterator[dict]:
+def run(name: str, seed: int, n_members: int, done: set[tuple]) -> Iterator[dict]:
     """Rows of one data set and seed that are not there yet."""
-    todo = [setting for setting in settings() if (name, seed, *setting[:2]) not in done]
+    todo = [setting for setting in settings() if (name, seed, n_members, *setting[:2]) not in done]
     if not todo:
         return
     train, test = imputation.split(imputation.load(name), seed)
@@ -94,7 +94,7 @@ def run(name: str, seed: int, done: set[tuple]) -> Iterator[dict]:
     truth, hidden = test.X.toarray(), ~observed
     scvi.settings.seed = seed
     CountsDiffSC.setup_anndata(train, labels_key=imputation.LABELS_KEY)
-    model = CountsDiffSC(train)
+    model = CountsDiffSC(train, n_members=n_members)
     model.train(accelerator="cpu", enable_progress_bar=False)
     for method, n_passes, arguments in tqdm(todo, desc=name):
         shared = {"observed_mask": observed, "seed": seed, **arguments}
@@ -103,7 +103,7 @@ def run(name: str, seed: int, done: set[tuple]) -> Iterator[dict]:
         draws = [draw.toarray() for draw in draws]
         scores = evaluation.compare_draws(truth, {method: draws}, hidden, seed=seed).loc[method]
         yield {
-            **dict(zip(KEYS, (name, seed, method, n_passes), strict=True)),
+            **dict(zip(KEYS, (name, seed, n_members, method, n_passes), strict=True)),
             "rmse_log1p": rmse_of_the_mean(truth[hidden], np.stack([draw[hidden] for draw in draws])),
             "poisson_deviance": evaluation.poisson_deviance(truth[hidden], mean[hidden]),
             **{metric: scores[metric] for metric in METRICS if metric in scores},
@@ -114,7 +114,8 @@ def markdown(results: pd.DataFrame) -> str:
     """A table for each score: rows are the ways, columns the passes."""
     versions = f"countsdiff_sc {countsdiff_sc.__version__}, torch {torch.__version__}"
     n_seeds = results["seed"].nunique()
-    blocks = [f"{versions}; {platform.machine()}; {n_seeds} seed{'s' if n_seeds > 1 else ''}."]
+    n_members = "/".join(map(str, results["n_members"].unique()))
+    blocks = [f"{versions}; {platform.machine()}; seeds: {n_seeds}; networks of the model: {n_members}."]
     for metric, title in METRICS.items():
         table = results.pivot_table(index=["data", "method"], columns="n_passes", values=metric, sort=False)
         header = "| data | way | " + " | ".join(f"{n} pass{'es' if n > 1 else ''}" for n in table.columns) + " |"
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=DATA_SETS)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--n-members", type=int, default=3, help="networks of the model")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     scvi.settings.verbosity = logging.ERROR
@@ -140,7 +142,7 @@ def main() -> None:
     results = pd.read_csv(arguments.csv) if arguments.csv.exists() else pd.DataFrame(columns=KEYS)
     for name, seed in [(name, seed) for seed in range(arguments.seeds) for name in arguments.data]:
         done = set(results[KEYS].itertuples(index=False, name=None))
-        for row in run(name, seed, done):
+        for row in run(name, seed, arguments.n_members, done):
             results = pd.concat([results, pd.DataFrame([row])], ignore_index=True)
             results.to_csv(arguments.csv, index=False)
     if arguments.markdown is not None:

@@ -1,4 +1,4 @@
-"""Schedules, weightings and training times side by side, with one network and default settings otherwise.
+"""Schedules, weightings and training times side by side, default settings otherwise.
 
 A fifth of the cells is held out. Each model is trained on the rest and scored on the held-out cells in three ways: half of
 their entries are imputed, cells of their labels are generated, and their log-probability is bounded.
@@ -39,7 +39,7 @@ DESIGNS = [
     ("blackout", "likelihood", "importance"),
     ("jump", "uniform", "uniform"),
 ]
-HIDDEN_FRACTION, N_TIMES, N_MEMBERS = 0.5, 16, 1
+HIDDEN_FRACTION, N_TIMES = 0.5, 16
 METRICS = {
     "deviance": "deviance",
     "energy_imputed": "energy distance, imputed",
@@ -47,7 +47,8 @@ METRICS = {
     "elbo": "ELBO",
     "elbo_error": "± of the estimate",
 }
-KEYS = ["data", "seed", "schedule", "loss_weighting", "time_distribution"]
+DESIGN_KEYS = ["schedule", "loss_weighting", "time_distribution"]
+KEYS = ["data", "seed", "n_members", *DESIGN_KEYS]
 
 
 def scores(model: CountsDiffSC, test: anndata.AnnData, seed: int) -> dict[str, float]:
@@ -67,21 +68,21 @@ def scores(model: CountsDiffSC, test: anndata.AnnData, seed: int) -> dict[str, f
     }
 
 
-def run(name: str, seed: int, design: tuple) -> dict:
+def run(name: str, seed: int, n_members: int, design: tuple) -> dict:
     """Train and score one model."""
     train, test = imputation.split(imputation.load(name), seed)
     scvi.settings.seed = seed
     CountsDiffSC.setup_anndata(train, labels_key=imputation.LABELS_KEY)
-    model = CountsDiffSC(train, n_members=N_MEMBERS, **dict(zip(KEYS[2:], design, strict=True)))
+    model = CountsDiffSC(train, n_members=n_members, **dict(zip(DESIGN_KEYS, design, strict=True)))
     model.train(accelerator="cpu", enable_progress_bar=False)
-    return {**dict(zip(KEYS, (name, seed, *map(str, design)), strict=True)), **scores(model, test, seed)}
+    return {**dict(zip(KEYS, (name, seed, n_members, *map(str, design)), strict=True)), **scores(model, test, seed)}
 
 
 def markdown(results: pd.DataFrame) -> str:
     """One table: a row for each data set and design, averaged over seeds."""
     versions = f"countsdiff_sc {countsdiff_sc.__version__}, torch {torch.__version__}"
     n_seeds = results["seed"].nunique()
-    table = results.groupby(["data", *KEYS[2:]], sort=False)[list(METRICS)].mean()
+    table = results.groupby(["data", *DESIGN_KEYS], sort=False)[list(METRICS)].mean()
     lines = [
         "| data | schedule | weighting | times | " + " | ".join(METRICS.values()) + " |",
         "|---|---|---|---|" + "---:|" * len(METRICS),
@@ -89,7 +90,8 @@ def markdown(results: pd.DataFrame) -> str:
     for key, row in table.iterrows():
         cells = [f"{value:.1f}" if metric.startswith("elbo") else f"{value:.4f}" for metric, value in row.items()]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
-    head = f"{versions}; {platform.machine()}; {n_seeds} seed{'s' if n_seeds > 1 else ''}."
+    n_members = "/".join(map(str, results["n_members"].unique()))
+    head = f"{versions}; {platform.machine()}; seeds: {n_seeds}; networks of each model: {n_members}."
     return head + "\n\n" + "\n".join(lines) + "\n"
 
 
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=DATA_SETS)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--n-members", type=int, default=3, help="networks of each model")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     scvi.settings.verbosity = logging.ERROR
@@ -115,10 +118,10 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for name in arguments.data
         for design in DESIGNS
-        if (name, seed, *map(str, design)) not in done
+        if (name, seed, arguments.n_members, *map(str, design)) not in done
     ]
     for name, seed, design in tqdm(todo):
-        results = pd.concat([results, pd.DataFrame([run(name, seed, design)])], ignore_index=True)
+        results = pd.concat([results, pd.DataFrame([run(name, seed, arguments.n_members, design)])], ignore_index=True)
         results.to_csv(arguments.csv, index=False)
     if arguments.markdown is not None:
         arguments.markdown.write_text(markdown(results))
