@@ -11,7 +11,7 @@ from helpers import QUIET, make_adata, train_tiny
 from laws import assert_law, nb
 from scipy import stats
 
-from countsdiff_sc import CountsDiffSC
+from countsdiff_sc import CountsDiffSC, _imputation
 from countsdiff_sc.process import product_guidance
 
 MEAN, DISPERSION = 3.7, 1.11
@@ -47,7 +47,7 @@ def hidden(data):
 def exact_cells(n_obs=4000, n_vars=4):
     """An exact model, and cells of which every other entry is missing."""
     model = exact_model([MEAN] * n_vars, DISPERSION)
-    cells = make_adata(n_obs, n_vars)[:, :].copy()
+    cells = make_adata(n_obs, n_vars)
     cells.var_names = [str(i) for i in range(n_vars)]
     counts = np.random.default_rng(0).poisson(MEAN, cells.shape).astype(np.float32)
     counts[:, ::2] = np.nan
@@ -122,25 +122,18 @@ def test_attrition_by_gene_and_by_entry_keeps_the_law(conditioning, by):
         assert_law(cells.X.toarray(), nb(MEAN, DISPERSION))
 
 
-def test_attrition_by_entry_follows_the_cells(model, data):
+def test_attrition_by_entry_follows_the_cells(model, data, monkeypatch):
     """The rows of an array are those of the data whatever cells are asked for, in whatever blocks."""
-    seen = []
-    attrition = np.arange(data.n_obs)[:, None] / 100 + np.zeros((1, data.n_vars))
-    rows = [7, 3, 50, 20]
+    seen, sample = [], _imputation.sample_conditioned
 
-    def births(mean, dispersion, generator):
-        return torch.zeros_like(mean)
+    def recording(*arguments, attrition, **options):
+        seen.append(attrition)
+        return sample(*arguments, attrition=attrition, **options)
 
-    from countsdiff_sc import _imputation
-
-    original = _imputation.sample_conditioned
-    try:
-        _imputation.sample_conditioned = lambda *args, **kw: seen.append(kw["attrition"]) or original(*args, **kw)
-        model.get_imputed_counts(
-            n_steps=2, births=births, estimate="sample", attrition=attrition, indices=rows, batch_size=3
-        )
-    finally:
-        _imputation.sample_conditioned = original
+    monkeypatch.setattr(_imputation, "sample_conditioned", recording)
+    attrition = np.repeat(np.arange(data.n_obs)[:, None] / 100, data.n_vars, axis=1)
+    options = {"n_steps": 2, "attrition": attrition, "batch_size": 3}
+    model.get_imputed_counts(estimate="sample", indices=[7, 3, 50, 20], **options)
     torch.testing.assert_close(torch.cat(seen)[:, 0], torch.tensor([0.03, 0.07, 0.2, 0.5]))
 
 
