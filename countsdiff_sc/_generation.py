@@ -11,11 +11,10 @@ from torch import Tensor
 from countsdiff_sc.process import SurvivalSchedule, birth_death_step, get_attrition, get_birth_rule
 from countsdiff_sc.process._guidance import RATE_FLOOR
 from countsdiff_sc.process._samplers import Denoise
+from countsdiff_sc.process._times import times_at
 
 #: Survival probability after the last transition but one. What is still lost then is drawn independently by gene.
 _LAST_SURVIVAL_PROB = 0.95
-#: Halvings of an interval of times: more than double precision can tell apart.
-_N_HALVINGS = 60
 
 
 def generation_grid(schedule: SurvivalSchedule, n_steps: int, n_molecules: float) -> Tensor:
@@ -40,17 +39,6 @@ def generation_grid(schedule: SurvivalSchedule, n_steps: int, n_molecules: float
     middles = (torch.arange(n_steps - 1, dtype=torch.float64) + 0.5) / max(n_steps - 1, 1)
     inner = times_at(schedule, torch.sigmoid(torch.lerp(low, high, middles)))
     return torch.cat([inner.new_ones(1), inner, inner.new_zeros(1)])
-
-
-def times_at(schedule: SurvivalSchedule, survival_prob: Tensor) -> Tensor:
-    """Times at which a schedule has the given survival probabilities, by bisection; double precision, same shape."""
-    survival_prob = survival_prob.double()
-    early, late = torch.zeros_like(survival_prob), torch.ones_like(survival_prob)
-    for _ in range(_N_HALVINGS):
-        middle = (early + late) / 2.0
-        is_early = schedule.survival_prob(middle) > survival_prob
-        early, late = torch.where(is_early, middle, early), torch.where(is_early, late, middle)
-    return (early + late) / 2.0
 
 
 def with_library_size(denoise: Denoise, library_size: Tensor) -> Denoise:

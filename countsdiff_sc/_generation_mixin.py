@@ -19,7 +19,7 @@ from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, generation_grid, with_library_size
 from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
-from countsdiff_sc.process import get_attrition, get_birth_rule
+from countsdiff_sc._request import SamplingRequest
 
 #: Progress is shown after this many seconds.
 _PROGRESS_DELAY = 2.0
@@ -35,7 +35,7 @@ class GenerationMixin:
         labels: str | Sequence[str] | None = None,
         batch: str | Sequence[str] | None = None,
         n_steps: int = 50,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Mapping[str, float] = 1.0,
         attrition=None,
         births="negative_binomial",
         library_size: int | Sequence[int] | None = None,
@@ -57,14 +57,8 @@ class GenerationMixin:
         n_steps
             Transitions, equal to network passes. Genes are independent within one, so 1 gives cells without structure.
             They are spaced evenly in ``logit p``, see :doc:`/user_guide`.
-        guidance_scale
-            1 uses labels, batches and covariates as trained, 0 ignores them, above 1 exaggerates them.
-        attrition
-            Molecules that die again on the way: None, ``"max"``, a fraction of the maximum or a callable.
-        births
-            How the molecules lost are drawn from their predicted law: ``"negative_binomial"`` (right variance at any number
-            of steps), ``"poisson"``, ``"stochastic"`` (the paper's), ``"nearest"`` or a callable, see
-            :func:`~countsdiff_sc.process.get_birth_rule`.
+        guidance_scale, attrition, births
+            As in :meth:`impute`; an array of attrition by entry is ``n_obs`` x genes.
         library_size
             Molecules of every cell, or of each, over the genes of the model; met to about 2%. By default cells get the
             depth that comes of their first molecules, as spread as in the training data.
@@ -105,27 +99,21 @@ class GenerationMixin:
             raise RuntimeError(msg)
         _validation.check_number("n_obs", n_obs, low=1, integer=True)
         _validation.check_number("n_steps", n_steps, low=1, integer=True)
-        _validation.check_number("guidance_scale", guidance_scale, low=0)
         batch_size = BLOCK_SIZE if batch_size is None else batch_size
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
-        get_attrition(attrition)
-        get_birth_rule(births)
+        request = SamplingRequest(n_steps=n_steps, guidance_scale=guidance_scale, attrition=attrition, births=births)
+        request.check_fits(self.module, n_obs, self.n_genes)
         library_size = self._check_library_size(library_size, n_obs)
         seed = _resolve_seed(seed)
         drawer = _ConditionDrawer(self.registry, None if self.adata is None else self.adata_manager)
         obs, fields = drawer.draw(n_obs, labels, batch, np.random.default_rng(seed))
-        settings = {"n_steps": n_steps, "guidance_scale": guidance_scale, "attrition": attrition, "births": births}
         with torch.inference_mode():
-            states = self._states(fields, n_obs, library_size, batch_size=batch_size, seed=seed, **settings)
+            states = self._states(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
             n_states = n_steps * -(-n_obs // batch_size)
             bar = track(states, description="Generating...", style="tqdm", total=n_states, delay=_PROGRESS_DELAY)
             blocks = [sparse.csr_matrix(x.cpu().numpy().astype(np.int32)) for x, is_cell in bar if is_cell]
         record = {
-            **{
-                key: value if isinstance(value, (str, int, float)) else repr(value)
-                for key, value in settings.items()
-                if value is not None
-            },
+            **request.recorded(),
             "library_size": "free" if library_size is None else "given",
             "seed": seed,
             "batch_size": batch_size,
@@ -133,24 +121,25 @@ class GenerationMixin:
         }
         return self._assemble(_writing.stack_rows(blocks), obs, record)
 
-    def _states(self, fields, n_obs, library_size, *, n_steps, guidance_scale, attrition, births, batch_size, seed):
+    def _states(self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed):
         """Yield each block's state after each transition, and whether it is the last."""
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
         n_molecules = float(module.denoiser.mean_profile.sum())
-        grid = generation_grid(module.schedule, n_steps, n_molecules).to(module.device, torch.float32)
+        grid = generation_grid(module.schedule, request.n_steps, n_molecules).to(module.device, torch.float32)
         for block, first in enumerate(range(0, n_obs, batch_size)):
             cells = slice(first, min(first + batch_size, n_obs))
+            of_block = request.of_cells(cells, module.device)
             shape = (cells.stop - cells.start, self.n_genes)
             conditions = module.conditions(_tensors(fields, cells, module))
             observed = torch.zeros(shape, dtype=torch.bool, device=module.device)
-            denoise = module.bind(observed, conditions, guidance_scale)
+            denoise = module.bind(observed, conditions, of_block.guidance_scale)
             if library_size is not None:
                 denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))
             generator = torch.Generator(module.device)
             generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
-            options = {"attrition": attrition, "births": births, "generator": generator}
+            options = {"attrition": of_block.attrition, "births": of_block.births, "generator": generator}
             for step, x in enumerate(generate(denoise, shape, module.schedule, grid, **options), start=1):
-                yield x, step == n_steps
+                yield x, step == request.n_steps
 
     def _check_library_size(self, library_size, n_obs: int) -> np.ndarray | None:
         """One number of molecules for each cell, or None."""

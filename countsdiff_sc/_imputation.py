@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,71 +14,15 @@ from torch import Tensor
 
 from countsdiff_sc import kernels
 from countsdiff_sc._module import CountsDiffModule
+from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc._rows import Rows
-from countsdiff_sc._validation import check_choice, check_number, check_quantiles
 from countsdiff_sc.nn import Conditions
-from countsdiff_sc.process import get_attrition, negative_binomial_sampler, sample_conditioned, sample_remasked
+from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
 
-_ESTIMATES = ("mean", "median", "sample")
-_CONDITIONINGS = ("observed", "remask")
-#: Transitions of the remasking sampler, which needs several to bring the observed entries in.
-_REMASK_STEPS = 20
 #: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
 _N_DRAWS = 25
 #: Without a mask, zeros are predicted in this many random folds of genes, each from the genes of the others.
 N_FOLDS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImputationRequest:
-    """What to put at missing entries; the arguments of :meth:`countsdiff_sc.CountsDiffSC.impute`, checked."""
-
-    estimate: str = "mean"
-    n_samples: int = 1
-    n_steps: int | None = None
-    guidance_scale: float = 1.0
-    attrition: object = None
-    conditioning: str = "observed"
-    quantiles: Sequence[float] | None = None
-
-    def __post_init__(self):
-        check_choice("estimate", self.estimate, _ESTIMATES)
-        check_choice("conditioning", self.conditioning, _CONDITIONINGS)
-        check_number("n_samples", self.n_samples, low=1, integer=True)
-        check_number("guidance_scale", self.guidance_scale, low=0)
-        if self.n_steps is not None:
-            check_number("n_steps", self.n_steps, low=1, integer=True)
-        check_quantiles(self.quantiles)
-        get_attrition(self.attrition)
-
-    @property
-    def transitions(self) -> int:
-        """Number of steps, with the default of the conditioning filled in."""
-        return self.n_steps or (_REMASK_STEPS if self.conditioning == "remask" else 1)
-
-    @property
-    def is_closed_form(self) -> bool:
-        """Whether one network pass gives the predictive law of every missing entry, so that nothing is drawn."""
-        return self.conditioning == "observed" and self.transitions == 1
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether the result consists of counts."""
-        return self.quantiles is not None or self.estimate != "mean"
-
-    @property
-    def levels(self) -> Sequence[float] | None:
-        """Levels of the predictive distribution that are asked for; None for means and draws."""
-        if self.quantiles is None:
-            return (0.5,) if self.estimate == "median" else None
-        return self.quantiles
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of matrices that are returned."""
-        if self.levels is not None:
-            return len(self.levels)
-        return self.n_samples if self.estimate == "sample" else 1
 
 
 @dataclass
@@ -184,13 +128,13 @@ def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tens
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Put means, quantiles or draws of negative binomial laws at missing entries, where ``x`` is 0."""
-    mean, dispersion = law[0] * missing, law[1]
+    """Put means or quantiles of negative binomial laws, or draws, at missing entries."""
+    mean, dispersion = law[0].masked_fill(~missing, 0.0), law[1]
     if not request.is_integer:
-        yield x + mean
+        yield torch.where(missing, mean, x)
     elif request.levels is None:
-        draw = negative_binomial_sampler(mean, dispersion)
-        yield from (x + draw(generator) for _ in range(request.n_samples))
+        rule = get_birth_rule(request.births)
+        yield from (torch.where(missing, rule(mean, dispersion, generator), x) for _ in range(request.n_samples))
     else:
         entries = missing.nonzero(as_tuple=True)
         for level in request.levels:
@@ -219,7 +163,7 @@ def impute_cells(
     masks: Iterator[np.ndarray] | None,
     request: ImputationRequest,
     *,
-    n_cells: int,
+    rows: np.ndarray,
     zeros_are_missing: bool,
     seed: int,
 ) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
@@ -235,8 +179,8 @@ def impute_cells(
         Observed mask of each block, ``(B, G)``; None where the registered data say what is missing.
     request
         What to compute.
-    n_cells
-        Cells in all minibatches.
+    rows
+        Row of each cell of all minibatches in the data.
     zeros_are_missing
         Predict the zeros, by gene folds, instead of the entries outside the mask.
     seed
@@ -248,7 +192,7 @@ def impute_cells(
     """
     device, tally, n_threads = module.device, Tally(), torch.get_num_threads()
     folds = None
-    outputs = [Rows(n_cells) for _ in range(request.n_outputs)]
+    outputs, n_done = [Rows(len(rows)) for _ in range(request.n_outputs)], 0
     for block, tensors in enumerate(minibatches):
         tensors = {key: value.to(device) for key, value in tensors.items()}
         generator = torch.Generator(device)
@@ -256,21 +200,23 @@ def impute_cells(
         mask = None if masks is None else torch.as_tensor(next(masks), device=device)
         x, observed = module.counts_and_known(tensors, mask)
         conditions = module.conditions(tensors)
+        of_block = request.of_cells(rows[n_done : n_done + len(x)], device)
+        n_done += len(x)
         if zeros_are_missing:
             if folds is None:
                 folds = torch.as_tensor(gene_folds(x.shape[1], seed), device=device)
             tally.n_missing += int((x == 0).sum())
-            results = impute_zeros(module, x, folds, conditions, request, generator)
+            results = impute_zeros(module, x, folds, conditions, of_block, generator)
         else:
             tally.n_missing += int((~observed).sum())
             tally.n_empty_cells += int((~observed.any(dim=1)).sum())
             if mask is not None:
                 tally.n_newly_hidden += int((module.counts_and_known(tensors)[1] & ~observed).sum())
-            results = impute_block(module, x, observed, conditions, request, generator)
-        for rows, values in zip(outputs, results, strict=True):
+            results = impute_block(module, x, observed, conditions, of_block, generator)
+        for output, values in zip(outputs, results, strict=True):
             values = values.cpu().numpy()
-            rows.append(kernels.dense_to_csr(values, n_threads=n_threads) if request.is_integer else values)
-    return [rows.stacked() for rows in outputs], tally
+            output.append(kernels.dense_to_csr(values, n_threads=n_threads) if request.is_integer else values)
+    return [output.stacked() for output in outputs], tally
 
 
 def gene_folds(n_genes: int, seed: int) -> np.ndarray:
@@ -279,21 +225,17 @@ def gene_folds(n_genes: int, seed: int) -> np.ndarray:
 
 
 def _sampler(module, x, observed_mask, conditions, request, generator) -> Callable[..., Tensor]:
-    remask = request.conditioning == "remask"
-    visible = torch.zeros_like(observed_mask) if remask else observed_mask
+    options = {"n_steps": request.transitions, "attrition": request.attrition, "births": request.births}
+    if request.conditioning == "remask":
+        visible, sample = torch.zeros_like(observed_mask), sample_remasked
+        options |= {name: getattr(request, name) for name in ("n_resample", "resample_window", "known_path")}
+    else:
+        visible, sample = observed_mask, sample_conditioned
     denoise = module.bind(visible, conditions, request.guidance_scale)
-    sample = sample_remasked if remask else sample_conditioned
 
     def draw(*, final_mean: bool = False) -> Tensor:
         return sample(
-            denoise,
-            x,
-            ~observed_mask,
-            module.schedule,
-            n_steps=request.transitions,
-            attrition=request.attrition,
-            final_mean=final_mean,
-            generator=generator,
+            denoise, x, ~observed_mask, module.schedule, final_mean=final_mean, generator=generator, **options
         )
 
     return draw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from scvi.utils import track
 
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
-from countsdiff_sc._imputation import ImputationRequest, Tally, impute_cells
+from countsdiff_sc._imputation import Tally, impute_cells
+from countsdiff_sc._request import ImputationRequest
 
 #: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have.
 BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**20
@@ -33,9 +34,13 @@ class ImputationMixin:
         estimate: str = "mean",
         n_samples: int = 1,
         n_steps: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Mapping[str, float] = 1.0,
         attrition=None,
+        births="negative_binomial",
         conditioning: str = "observed",
+        n_resample: int = 1,
+        resample_window: int = 1,
+        known_path: str = "fresh",
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
@@ -62,17 +67,30 @@ class ImputationMixin:
             ``"mean"`` (float32; lowest squared error), ``"median"`` or ``"sample"`` (integers; right distribution,
             but a single draw has about 1.4 times the error of the mean).
         n_samples
-            Number of draws for ``"sample"``. Where a mean, median or quantile has no closed form (``n_steps`` above 1,
-            or ``"remask"``), the draws it is formed from; 1 then means 1 for a mean and 25 for the others.
+            Number of draws for ``"sample"``. Where a mean, median or quantile has no closed form (``n_steps`` above 1, ``"remask"``,
+            or for a median other ``births``), the draws it is formed from; 1 then means 1 for a mean and 25 for the others.
         n_steps
-            Transitions of the sampler, equal to network passes; by default 1 (exact marginals), 20 for ``"remask"``.
+            Transitions of the sampler, by default 1 (exact marginals), 20 for ``"remask"``. Each is a network pass.
         guidance_scale
-            1 uses labels and covariates as trained, 0 ignores them, above 1 exaggerates them.
+            1 uses labels, batches and covariates as trained, 0 ignores them, above 1 exaggerates them. A number is for all
+            of them together; a mapping from column of ``obs`` to number scales each on its own, such as
+            ``{"cell_type": 2, "donor": 0}``. Each scale other than 1 costs one more network pass per step.
         attrition
-            Molecules that die again on the way back: None, ``"max"``, a fraction of the maximum or a callable.
+            Molecules that die again on the way back: None, ``"max"``, a fraction of the maximum, an array of fractions by gene
+            ``(n_vars,)`` or by entry (cells x genes of ``adata``), or a callable ``(p_s, p_t)`` that returns a probability,
+            clamped to the maximum. One step has no use for it.
+        births
+            How the molecules lost are drawn from their predicted law: ``"negative_binomial"`` (right variance at any number
+            of steps), ``"poisson"``, ``"stochastic"`` (the paper's), ``"nearest"`` or a callable, see
+            :func:`~countsdiff_sc.process.get_birth_rule`. The mean of one step is the predicted one whatever the rule.
         conditioning
             ``"observed"``: the network sees the observed counts in full. ``"remask"``: an unconditional run into
             which thinned observed counts are put at every step, as in the paper.
+        n_resample, resample_window
+            With ``"remask"``, run each window of ``resample_window`` steps ``n_resample`` times, forgetting in between as much
+            as was gained in time :cite:p:`Lugmayr2022`. Network passes are ``1 + (n_steps - 1) * n_resample``.
+        known_path
+            With ``"remask"``, whether observed entries are thinned ``"fresh"`` at each step, or along one ``"coherent"`` path.
         indices
             Cells to impute; others keep their counts.
         batch_size
@@ -88,15 +106,18 @@ class ImputationMixin:
         KeyError, TypeError, ValueError
             If ``adata`` does not fit the model, the mask does not fit ``adata``, or an argument is out of range.
         """
-        arguments = {
-            "estimate": estimate,
-            "n_samples": n_samples,
-            "n_steps": n_steps,
-            "guidance_scale": guidance_scale,
-            "attrition": attrition,
-            "conditioning": conditioning,
-        }
-        request = ImputationRequest(**arguments)
+        request = ImputationRequest(
+            estimate=estimate,
+            n_samples=n_samples,
+            n_steps=n_steps,
+            guidance_scale=guidance_scale,
+            attrition=attrition,
+            births=births,
+            conditioning=conditioning,
+            n_resample=n_resample,
+            resample_window=resample_window,
+            known_path=known_path,
+        )
         data, matrices = self._prepare(adata, batch_size)
         names = _writing.layer_names(layer, request.n_outputs)
         for matrix in matrices:
@@ -107,11 +128,7 @@ class ImputationMixin:
             data, matrices, request, observed_mask, indices, batch_size, seed
         )
         record = {
-            **{
-                key: value if isinstance(value, (str, int, float)) else repr(value)
-                for key, value in arguments.items()
-                if value is not None
-            },
+            **request.recorded(),
             "n_steps": request.transitions,
             "observed_mask": mask_kind,
             "seed": seed,
@@ -139,9 +156,13 @@ class ImputationMixin:
         estimate: str = "mean",
         n_samples: int = 1,
         n_steps: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Mapping[str, float] = 1.0,
         attrition=None,
+        births="negative_binomial",
         conditioning: str = "observed",
+        n_resample: int = 1,
+        resample_window: int = 1,
+        known_path: str = "fresh",
         quantiles: Sequence[float] | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -156,7 +177,9 @@ class ImputationMixin:
         quantiles
             Levels in (0, 1) of the predictive distribution, instead of an ``estimate``: ``(0.05, 0.95)`` bounds a 90%
             interval.
-        adata, observed_mask, estimate, n_samples, n_steps, guidance_scale, attrition, conditioning, indices, batch_size, seed
+        adata, observed_mask, estimate, n_samples, n_steps, guidance_scale, attrition, births, conditioning
+            As in :meth:`impute`.
+        n_resample, resample_window, known_path, indices, batch_size, seed
             As in :meth:`impute`.
 
         Returns
@@ -175,7 +198,11 @@ class ImputationMixin:
             n_steps=n_steps,
             guidance_scale=guidance_scale,
             attrition=attrition,
+            births=births,
             conditioning=conditioning,
+            n_resample=n_resample,
+            resample_window=resample_window,
+            known_path=known_path,
             quantiles=quantiles,
         )
         data, matrices = self._prepare(adata, batch_size)
@@ -186,6 +213,7 @@ class ImputationMixin:
     @torch.inference_mode()
     def _impute(self, data, matrices, request, observed_mask, indices, batch_size, seed):
         self.module.eval()  # a training run that was interrupted leaves it in training mode
+        request.check_fits(self.module, data.n_obs, self.n_genes)
         mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
@@ -195,7 +223,7 @@ class ImputationMixin:
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
             None if mask is None else _mask_blocks(mask, in_order, batch_size),
             request,
-            n_cells=len(rows),
+            rows=in_order,
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
         )

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from countsdiff_sc._generation import times_at
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import bound_integrand, gamma_poisson_posterior, negative_binomial_nll, thin
+from countsdiff_sc.process._times import times_at
 
 
 def likelihood_bound(

@@ -55,6 +55,9 @@ class CountsDiffSC(
         a callable must be importable: a function of a module, not a lambda.
     loss_weighting
         Weight of a time in the loss: ``"uniform"``, ``"paper"``, ``"likelihood"`` or a callable ``(schedule, t)``.
+    time_distribution
+        Times seen in training: ``"uniform"`` on ``[0, 1]``; a number ``T`` for the discrete times ``1/T, 2/T, ..., 1``; or
+        ``"importance"``, more often where ``"likelihood"`` weighs most. See :doc:`/design_space`.
     p_uncond
         Probability with which a condition of a cell is hidden in training; needed for ``guidance_scale`` other than 1.
     **module_kwargs
@@ -86,6 +89,7 @@ class CountsDiffSC(
         denoiser: str | torch.nn.Module = "gene_set_transformer",
         schedule="cosine",
         loss_weighting="uniform",
+        time_distribution: str | int = "uniform",
         p_uncond: float = 0.2,
         **module_kwargs,
     ):
@@ -100,9 +104,11 @@ class CountsDiffSC(
             categorical_keys=conditions.categorical_keys,
             n_categories=conditions.n_categories,
             n_continuous=conditions.n_continuous,
+            condition_names=conditions.names,
             denoiser=denoiser,
             schedule=schedule,
             loss_weighting=loss_weighting,
+            time_distribution=time_distribution,
             p_uncond=p_uncond,
             **module_kwargs,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,10 +15,10 @@ from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
     corrupt,
-    geometric_guidance,
-    get_loss_weighting,
     get_schedule,
+    get_time_distribution,
     negative_binomial_nll,
+    product_guidance,
     weighted_bregman_loss,
 )
 from countsdiff_sc.process._samplers import Denoise
@@ -70,10 +70,13 @@ class CountsDiffModule(BaseModuleClass):
         Number of categories of each.
     n_continuous
         Number of continuous covariates.
+    condition_names
+        Column of ``obs`` of each condition, categorical ones first.
     denoiser
         ``"gene_set_transformer"``, ``"full_attention"`` or a backbone module (see :class:`~countsdiff_sc.nn.CountDenoiser`).
-    schedule, loss_weighting
-        See :func:`~countsdiff_sc.process.get_schedule` and :func:`~countsdiff_sc.process.get_loss_weighting`.
+    schedule, loss_weighting, time_distribution
+        See :func:`~countsdiff_sc.process.get_schedule`, :func:`~countsdiff_sc.process.get_loss_weighting` and
+        :func:`~countsdiff_sc.process.get_time_distribution`.
     p_uncond
         Probability with which each condition of a cell is hidden in training.
     one_pass_fraction
@@ -105,9 +108,11 @@ class CountsDiffModule(BaseModuleClass):
         categorical_keys: tuple[tuple[str, int], ...] = (),
         n_categories: tuple[int, ...] = (),
         n_continuous: int = 0,
+        condition_names: tuple[str, ...] = (),
         denoiser: str | nn.Module = "gene_set_transformer",
         schedule="cosine",
         loss_weighting="uniform",
+        time_distribution="uniform",
         p_uncond: float = 0.2,
         one_pass_fraction: float = 0.8,
         ema_decay: float = 0.995,
@@ -121,8 +126,10 @@ class CountsDiffModule(BaseModuleClass):
         self.categorical_keys = categorical_keys
         self.n_categories = n_categories
         self.n_continuous = n_continuous
+        self.condition_names = condition_names
         self.schedule = get_schedule(schedule)
-        self.loss_weighting = get_loss_weighting(loss_weighting)
+        self.time_distribution = get_time_distribution(time_distribution)
+        self.loss_weighting = self.time_distribution.weighting(loss_weighting)
         self.p_uncond = p_uncond
         self.one_pass_fraction = one_pass_fraction
         backbones = _backbones(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
@@ -171,7 +178,7 @@ class CountsDiffModule(BaseModuleClass):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=x_0.device)
 
-        t = uniform(n_cells, 1)
+        t = self.time_distribution.at(self.schedule, uniform(n_cells, 1))
         one_pass = uniform(n_cells, 1) < self.one_pass_fraction
         t = t.masked_fill(one_pass, 1.0)
         observed_prob = self._observed_prob(x_0, uniform)
@@ -242,7 +249,9 @@ class CountsDiffModule(BaseModuleClass):
 
     # ------------------------------------------------------------------ inference
 
-    def bind(self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float = 1.0) -> Denoise:
+    def bind(
+        self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float | Mapping[str, float] = 1.0
+    ) -> Denoise:
         """Close the denoiser over what is known about the cells, in the form the samplers call.
 
         Parameters
@@ -252,20 +261,36 @@ class CountsDiffModule(BaseModuleClass):
         conditions
             Labels and covariates.
         guidance_scale
-            See :func:`~countsdiff_sc.process.geometric_guidance`; 1 costs one network pass per call, others two.
+            A number for all conditions together (:func:`~countsdiff_sc.process.geometric_guidance`), or a mapping from name to
+            number (:func:`~countsdiff_sc.process.product_guidance`). Each scale other than 1 costs one network pass per call
+            beyond the first.
         """
+        guides = self._guides(conditions, guidance_scale)
         n_cells, observed = len(observed_mask), observed_mask.to(self.net.mean_profile.dtype)
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
             times = t.expand(n_cells)
             expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
-            if guidance_scale != 1.0:
-                unguided, _ = self.denoiser(x_t, survival_prob, times, conditions.unknown())
-                expected_births = geometric_guidance(expected_births, unguided, guidance_scale)
+            if guides:
+                without = [(self.denoiser(x_t, survival_prob, times, fewer)[0], scale) for fewer, scale in guides]
+                expected_births = product_guidance(expected_births, without)
             return expected_births, dispersion
 
         return denoise
+
+    def _guides(
+        self, conditions: Conditions, guidance_scale: float | Mapping[str, float]
+    ) -> list[tuple[Conditions, float]]:
+        """For each scale other than 1, the conditions without those that it belongs to."""
+        if not isinstance(guidance_scale, Mapping):
+            return [] if guidance_scale == 1.0 else [(conditions.unknown(), guidance_scale)]
+        device, guides = conditions.categories.device, []
+        for name, scale in guidance_scale.items():
+            if scale != 1.0:
+                drop = torch.tensor([[each == name for each in self.condition_names]], device=device)
+                guides.append((conditions.dropped(drop), scale))
+        return guides
 
 
 def observed_mask_key(count_key: str) -> str:

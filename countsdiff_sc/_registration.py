@@ -231,28 +231,37 @@ class ConditionSpec:
         Number of categories of each.
     n_continuous
         Number of continuous covariates.
+    names
+        Column of ``obs`` of each condition, categorical ones first.
     """
 
     categorical_keys: tuple[tuple[str, int], ...]
     n_categories: tuple[int, ...]
     n_continuous: int
+    names: tuple[str, ...]
 
     @classmethod
     def from_registry(cls, registry: Mapping) -> ConditionSpec:
         """Read it off scvi-tools' registry; a field with one category conditions nothing."""
         stats = AnnDataManager._get_summary_stats_from_registry(registry)
         # The last label is "unknown", which the module embeds as such.
-        n_labels = stats.n_labels - (registry["setup_args"]["labels_key"] is not None)
-        keys, sizes = [], []
-        for key, n in ((REGISTRY_KEYS.BATCH_KEY, stats.n_batch), (REGISTRY_KEYS.LABELS_KEY, n_labels)):
+        setup_args = registry["setup_args"]
+        n_labels = stats.n_labels - (setup_args["labels_key"] is not None)
+        keys, sizes, names = [], [], []
+        for key, argument, n in (
+            (REGISTRY_KEYS.BATCH_KEY, "batch_key", stats.n_batch),
+            (REGISTRY_KEYS.LABELS_KEY, "labels_key", n_labels),
+        ):
             if n > 1:
                 keys.append((key, 0))
                 sizes.append(int(n))
+                names.append(setup_args[argument])
         covariates = registry["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
         for column, n in enumerate(covariates.get("n_cats_per_key", ())):
             keys.append((REGISTRY_KEYS.CAT_COVS_KEY, column))
             sizes.append(int(n))
-        return cls(tuple(keys), tuple(sizes), int(stats.get("n_extra_continuous_covs", 0)))
+        names += [*(setup_args["categorical_covariate_keys"] or ()), *(setup_args["continuous_covariate_keys"] or ())]
+        return cls(tuple(keys), tuple(sizes), int(stats.get("n_extra_continuous_covs", 0)), tuple(names))
 
 
 def _of_modality(value: str | Mapping[str, str | None] | None, name: str) -> str | None:

@@ -22,7 +22,7 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "benchmarks_imputation.md", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "benchmarks_*.md", "**.ipynb_checkpoints"]
 nitpicky = True
 
 html_theme = "sphinx_book_theme"

@@ -14,7 +14,7 @@ from laws import assert_law, generator, nb
 from scipy import sparse
 
 from countsdiff_sc import CountsDiffSC
-from countsdiff_sc._generation import generate, generation_grid, times_at, with_library_size
+from countsdiff_sc._generation import generate, generation_grid, with_library_size
 from countsdiff_sc.process import GammaPoissonOracle, get_schedule, time_grid
 
 MEAN, DISPERSION, VARIANCE = 3.7, 1.11, 16.03
@@ -111,11 +111,6 @@ def test_grid_is_even_in_logit_p(name, n_steps):
     if n_steps > 2:
         torch.testing.assert_close(logits.diff(), logits.diff()[:1].expand(n_steps - 2), rtol=1e-3, atol=0)
         assert 1 / 2000 < torch.sigmoid(logits[0]) < 2 / 2000
-
-
-def test_times_at_inverts_the_schedule():
-    p = torch.tensor([1e-6, 0.3, 1 - 1e-6], dtype=torch.float64)
-    torch.testing.assert_close(SCHEDULE.survival_prob(times_at(SCHEDULE, p)), p, rtol=1e-8, atol=0)
 
 
 # --- what comes back ---

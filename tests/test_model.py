@@ -10,7 +10,7 @@ from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
-from scipy.stats import kstest
+from scipy.stats import arcsine, kstest
 
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._module import MovingAverage
@@ -44,6 +44,9 @@ def test_three_lines(adata):
         {"schedule": lambda t: 1 - t},
         {"loss_weighting": "paper"},
         {"loss_weighting": "likelihood"},
+        {"time_distribution": 50},
+        {"time_distribution": "importance", "schedule": "blackout", "loss_weighting": "likelihood"},
+        {"time_distribution": 1000, "schedule": "blackout", "loss_weighting": "paper"},
     ],
 )
 def test_every_option_trains_and_imputes(adata, option):
@@ -176,6 +179,23 @@ def test_save_and_load(masked_model, masked, tmp_path):
     loaded = CountsDiffSC.load(tmp_path / "model", adata=masked.copy())
     np.testing.assert_array_equal(loaded.get_imputed_counts(), expected)
     assert loaded.history.keys() == masked_model.history.keys()
+
+
+@pytest.mark.parametrize("time_distribution", [10, "importance"])
+def test_training_times_are_those_asked_for_and_saved(adata, tmp_path, time_distribution):
+    options = {"schedule": "blackout", "time_distribution": time_distribution, "one_pass_fraction": 0.0}
+    model, times = CountsDiffSC(adata, **options, **TINY), []
+    hook = model.module.net.register_forward_pre_hook(lambda _, inputs: times.append(inputs[2]))
+    model.train(max_epochs=5, accelerator="cpu", **QUIET)
+    hook.remove()
+    t = torch.cat(times)
+    if time_distribution == 10:
+        assert torch.isin(t, torch.arange(1, 11) / 10).all()
+    else:
+        assert kstest(model.module.schedule.survival_prob(t), arcsine.cdf).pvalue > ALPHA
+    model.save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata)
+    assert type(loaded.module.time_distribution) is type(model.module.time_distribution)
 
 
 def test_load_without_data_then_impute(masked_model, masked, tmp_path):

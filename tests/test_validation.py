@@ -115,7 +115,7 @@ def test_untrained_model_does_not_impute(adata):
     assert not adata.layers
 
 
-@pytest.mark.parametrize("argument", ["denoiser", "schedule", "loss_weighting"])
+@pytest.mark.parametrize("argument", ["denoiser", "schedule", "loss_weighting", "time_distribution"])
 def test_unknown_model_options(adata, argument):
     with pytest.raises(ValueError, match=f"{argument}='nonsense' is not known"):
         CountsDiffSC(adata, **{argument: "nonsense"})

@@ -12,22 +12,17 @@ from ._birth_death import (
     no_attrition,
     rescaled_attrition,
 )
-from ._births import (
-    get_birth_rule,
-    nearest_births,
-    negative_binomial_births,
-    negative_binomial_sampler,
-    poisson_births,
-    stochastic_births,
-)
+from ._births import get_birth_rule, nearest_births, negative_binomial_births, poisson_births, stochastic_births
 from ._corruption import corrupt
-from ._guidance import geometric_guidance
+from ._guidance import geometric_guidance, product_guidance
 from ._losses import (
     bound_integrand,
     bregman_loss,
     get_loss_weighting,
+    likelihood_step_weight,
     likelihood_weight,
     negative_binomial_nll,
+    paper_step_weight,
     paper_weight,
     uniform_weight,
     weighted_bregman_loss,
@@ -44,15 +39,20 @@ from ._schedules import (
     get_schedule,
 )
 from ._thinning import thin
+from ._times import DiscreteTimes, ImportanceTimes, TimeDistribution, UniformTimes, get_time_distribution
 
 __all__ = [
     "CallableSchedule",
     "CosineSchedule",
+    "DiscreteTimes",
     "FisherInformationSchedule",
     "GammaPoissonOracle",
     "GaussianSchedule",
+    "ImportanceTimes",
     "LinearBetaSchedule",
     "SurvivalSchedule",
+    "TimeDistribution",
+    "UniformTimes",
     "birth_death_step",
     "birth_prob",
     "bound_integrand",
@@ -65,15 +65,18 @@ __all__ = [
     "get_birth_rule",
     "get_loss_weighting",
     "get_schedule",
+    "get_time_distribution",
+    "likelihood_step_weight",
     "likelihood_weight",
     "max_attrition",
     "nearest_births",
     "negative_binomial_births",
     "negative_binomial_nll",
-    "negative_binomial_sampler",
     "no_attrition",
+    "paper_step_weight",
     "paper_weight",
     "poisson_births",
+    "product_guidance",
     "rescaled_attrition",
     "sample_conditioned",
     "sample_remasked",

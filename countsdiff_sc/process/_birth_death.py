@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ._thinning import thin
 
-#: Maps ``(p_s, p_t)`` to the probability that a molecule alive at ``t`` dies in the step to ``s``.
+#: Maps ``(p_s, p_t)`` to the probability that a molecule alive at ``t`` dies in the step to ``s``: one for all entries, or
+#: anything that broadcasts to ``(B, G)``.
 AttritionSchedule = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -42,25 +43,38 @@ def _check_eta(eta: float) -> None:
         raise ValueError(msg)
 
 
-def get_attrition(attrition: float | str | AttritionSchedule | None) -> AttritionSchedule:
-    """Turn ``None``, ``"max"``, a fraction of the maximum or a callable into an attrition schedule.
+def get_attrition(attrition: float | str | Tensor | AttritionSchedule | None) -> AttritionSchedule:
+    """Turn ``None``, ``"max"``, a fraction of the maximum, a tensor of fractions or a callable into an attrition schedule.
 
-    The result of a callable is clamped to ``[0, max_attrition]``: outside that range the step would not keep the
-    marginal law.
+    A tensor has one fraction per gene, ``(G,)``, or per entry, ``(B, G)``: molecules may die again where a prediction is
+    trusted less. The result of a callable is clamped to ``[0, max_attrition]``, outside which the step would not keep the
+    marginal law; NaN, as from 0 / 0 where no molecule is left, becomes 0.
+
+    Raises
+    ------
+    ValueError
+        For anything else, and for fractions outside ``[0, 1]``.
     """
     if attrition is None:
         return no_attrition
-    if attrition == "max":
+    if isinstance(attrition, str) and attrition == "max":
         return max_attrition
     if isinstance(attrition, Real) and 0.0 <= attrition <= 1.0:
         return rescaled_attrition(float(attrition))
+    if isinstance(attrition, Tensor) and bool(((attrition >= 0.0) & (attrition <= 1.0)).all()):
+        return lambda p_s, p_t: attrition.to(p_t) * max_attrition(p_s, p_t)
     if callable(attrition):
-        return lambda p_s, p_t: torch.minimum(attrition(p_s, p_t).clamp(min=0.0), max_attrition(p_s, p_t))
+        return lambda p_s, p_t: _clamped(attrition(p_s, p_t), max_attrition(p_s, p_t))
     msg = (
         f"attrition={attrition!r} is not an attrition schedule. It must be None, 'max', a fraction of the largest "
-        "allowed attrition in [0, 1], or a callable (p_s, p_t) -> probability. Pass one of these."
+        "allowed attrition in [0, 1], an array of such fractions, or a callable (p_s, p_t) -> probability. Pass one of these."
     )
     raise ValueError(msg)
+
+
+def _clamped(attrition: Tensor | float, largest: Tensor) -> Tensor:
+    attrition = torch.as_tensor(attrition, dtype=largest.dtype, device=largest.device)
+    return torch.minimum(attrition.nan_to_num(nan=0.0).clamp(min=0.0), largest)
 
 
 def birth_prob(p_s: Tensor, p_t: Tensor, attrition: Tensor) -> Tensor:
@@ -101,7 +115,7 @@ def birth_death_step(
     p_s, p_t
         Survival probabilities, ``p_s >= p_t``, broadcastable to ``x_t``.
     attrition
-        Probability that a living molecule dies in this step, in ``[0, max_attrition(p_s, p_t)]``.
+        Probability that a living molecule dies in this step, in ``[0, max_attrition(p_s, p_t)]``, broadcastable to ``x_t``.
     generator
         Source of randomness on the device of ``x_t``.
 

@@ -16,40 +16,20 @@ BirthRule = Callable[[Tensor, Tensor, "torch.Generator | None"], Tensor]
 
 
 def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw from the posterior itself, a negative binomial: right variance at any number of steps."""
-    return negative_binomial_sampler(expected_births, dispersion)(generator)
+    """Draw from the posterior itself, a negative binomial: right variance at any number of steps.
 
-
-def negative_binomial_sampler(
-    expected_births: Tensor, dispersion: Tensor
-) -> Callable[[torch.Generator | None], Tensor]:
-    """Return a function that draws from negative binomials; what its draws have in common is computed once.
-
-    Parameters
-    ----------
-    expected_births
-        Means (molecules), any shape.
-    dispersion
-        Inverse dispersions, same shape.
-
-    Notes
-    -----
     On a CPU a compiled loop inverts the distribution function, elsewhere a Gamma rate is drawn, and a Poisson count with it.
     """
     mean, shape = torch.atleast_2d(expected_births), torch.atleast_2d(dispersion)
     if not compiles(mean, shape):
-        return lambda generator: _gamma_poisson(expected_births, dispersion, generator)
+        return _gamma_poisson(expected_births, dispersion, generator)
     zero_prob = torch.exp(-shape * torch.log1p(mean / shape))
-    inputs = arrays(mean, shape, zero_prob)
-
-    def draw(generator: torch.Generator | None) -> Tensor:
-        seed, n_threads = drawn_seed(generator), torch.get_num_threads()
-        counts = torch.from_numpy(kernels.draw_negative_binomial(*inputs, seed=seed, n_threads=n_threads))
-        large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
-        counts[large] = _gamma_poisson(mean[large], shape[large], generator)
-        return counts.view_as(expected_births)
-
-    return draw
+    seed, n_threads = drawn_seed(generator), torch.get_num_threads()
+    drawn = kernels.draw_negative_binomial(*arrays(mean, shape, zero_prob), seed=seed, n_threads=n_threads)
+    counts = torch.from_numpy(drawn)
+    large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
+    counts[large] = _gamma_poisson(mean[large], shape[large], generator)
+    return counts.view_as(expected_births)
 
 
 def _gamma_poisson(mean: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:

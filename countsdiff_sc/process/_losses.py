@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -106,19 +107,55 @@ def uniform_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
     return torch.ones_like(t)
 
 
-_WEIGHTINGS: dict[str, LossWeighting] = {
-    "paper": paper_weight,
-    "likelihood": likelihood_weight,
-    "uniform": uniform_weight,
+def paper_step_weight(schedule: SurvivalSchedule, t: Tensor, *, n_times: int) -> Tensor:
+    r""":math:`T p_k \log(p_{k-1} / p_k)` at :math:`t = k/T`: that of Blackout diffusion, and :math:`-p'` for large ``T``.
+
+    In Blackout's own clock :math:`\tau = -\log p` it reads :math:`e^{-\tau_k} (\tau_k - \tau_{k-1})` (Santos et al. 2023).
+    """
+    earlier, p = _step(schedule, t, n_times)
+    return (n_times * (torch.xlogy(p, earlier) - torch.xlogy(p, p))).to(t.dtype)  # 0 at p = 0
+
+
+def likelihood_step_weight(schedule: SurvivalSchedule, t: Tensor, *, n_times: int) -> Tensor:
+    r""":math:`T (p_{k-1} - p_k) / (1 - p_k)` at :math:`t = k/T`: ``T`` times the birth probability of the step.
+
+    With it the loss is, up to a constant, the bound on :math:`-\log P(x_0)` of the chain with ``T`` steps whose births are
+    Poisson with mean :math:`\beta_k \hat y`. It is finite at every step (this package).
+    """
+    earlier, p = _step(schedule, t, n_times)
+    return (n_times * (earlier - p) / (1.0 - p).clamp(min=torch.finfo(p.dtype).tiny)).to(t.dtype)
+
+
+def _step(schedule: SurvivalSchedule, t: Tensor, n_times: int) -> tuple[Tensor, Tensor]:
+    """Survival probabilities at ``(k - 1) / T`` and at ``k / T``, in double precision; ``k`` is the integer nearest ``t T``."""
+    k = (t.double() * n_times).round()
+    earlier, p = (schedule.survival_prob(index.clamp(min=0.0) / n_times) for index in (k - 1.0, k))
+    return earlier, p
+
+
+#: Weighting in continuous time, and that of the steps of a discrete one.
+_WEIGHTINGS: dict[str, tuple[LossWeighting, Callable[..., Tensor] | None]] = {
+    "paper": (paper_weight, paper_step_weight),
+    "likelihood": (likelihood_weight, likelihood_step_weight),
+    "uniform": (uniform_weight, None),
 }
 
 
-def get_loss_weighting(loss_weighting: str | LossWeighting) -> LossWeighting:
-    """Turn ``"paper"``, ``"likelihood"``, ``"uniform"`` or a callable ``(schedule, t)`` into a weighting."""
+def get_loss_weighting(loss_weighting: str | LossWeighting, *, n_times: int | None = None) -> LossWeighting:
+    """Turn ``"paper"``, ``"likelihood"``, ``"uniform"`` or a callable ``(schedule, t)`` into a weighting.
+
+    Parameters
+    ----------
+    loss_weighting
+        Its name, or a callable, which is used as it is.
+    n_times
+        Number ``T`` of discrete times ``k / T``; ``"paper"`` and ``"likelihood"`` then weigh the steps between them.
+    """
     if callable(loss_weighting):
         return loss_weighting
     if loss_weighting in _WEIGHTINGS:
-        return _WEIGHTINGS[loss_weighting]
+        continuous, step = _WEIGHTINGS[loss_weighting]
+        return continuous if n_times is None or step is None else partial(step, n_times=n_times)
     msg = (
         f"loss_weighting={loss_weighting!r} is not known. It must be one of {sorted(_WEIGHTINGS)} or a callable "
         "(schedule, t) -> weight. Pass one of these."

@@ -18,6 +18,9 @@ from ._births import BirthRule, get_birth_rule
 from ._schedules import SurvivalSchedule
 from ._thinning import thin
 
+#: How observed entries go through the times of the remasking sampler.
+KNOWN_PATHS = ("fresh", "coherent")
+
 #: ``(x_t (B, G), t ()) -> (expected_births (B, G), dispersion (B, G))``
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -85,7 +88,10 @@ def sample_conditioned(
             break
         n_deaths = rule(expected, dispersion_k[entries], generator)
         p_t, p_s = survival[k], survival[k + 1]
-        x[entries] = birth_death_step(x_t, n_deaths, p_s=p_s, p_t=p_t, attrition=sigma(p_s, p_t), generator=generator)
+        attrition_k = sigma(p_s, p_t)
+        if attrition_k.ndim:
+            attrition_k = attrition_k.expand_as(x)[entries]
+        x[entries] = birth_death_step(x_t, n_deaths, p_s=p_s, p_t=p_t, attrition=attrition_k, generator=generator)
     return x
 
 
@@ -100,14 +106,14 @@ def sample_remasked(
     births: str | BirthRule = "negative_binomial",
     final_mean: bool = False,
     n_resample: int = 1,
-    window: int = 1,
+    resample_window: int = 1,
+    known_path: str = "fresh",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Sample the missing entries with an unconditional denoiser, putting observed ones back at every step.
 
-    RePaint (Lugmayr et al. 2022) for counts, the imputation of the CountsDiff paper: after each step to ``s`` the
-    observed entries are replaced by fresh draws of :math:`\mathrm{Binomial}(x_0, p_s)`. With ``n_resample > 1`` each
-    window of transitions is run again after thinning everything back to the window's start.
+    RePaint (Lugmayr et al. 2022) for counts, the imputation of the CountsDiff paper. With ``n_resample > 1`` each window of
+    transitions is run again after thinning everything back to the window's start.
 
     Parameters
     ----------
@@ -115,51 +121,71 @@ def sample_remasked(
         As in :func:`sample_conditioned`, except that ``denoise`` sees observed entries thinned to ``p(t)``.
     n_resample
         Times each window is run. Network passes are ``1 + (n_steps - 1) * n_resample``.
-    window
+    resample_window
         Transitions in a window. The first transition stands alone: at ``t = 1`` no molecule is left, so running a
         window again from there would only forget it.
+    known_path
+        ``"fresh"``: after each step to ``s`` observed entries are new draws of :math:`\mathrm{Binomial}(x_0, p_s)`, as in the
+        paper. ``"coherent"``: they follow one trajectory of the death process from :math:`x_0`, which backwards is
+        :math:`x_s = x_t + \mathrm{Binomial}(x_0 - x_t, (p_s - p_t) / (1 - p_t))`, the reverse step without attrition. A
+        window's second run starts from that trajectory thinned forward again (this package).
 
     Returns
     -------
     Counts (molecules), shape ``(B, G)``; integers unless ``final_mean``.
     """
     rule, sigma = get_birth_rule(births), get_attrition(attrition)
+    is_fresh = _check_known_path(known_path)
     grid = time_grid(n_steps, device=x_known.device)
     survival = schedule.survival_prob(grid).to(x_known.dtype)
     x_known = x_known.masked_fill(missing_mask, 0.0)  # never read: torch.binomial does not return from a NaN
     x = torch.zeros_like(x_known)
-    plan = list(_resampling_plan(n_steps, n_resample, window))
+
+    def put_back(x: Tensor, survival_prob: Tensor) -> Tensor:
+        """Put freshly thinned observed entries into ``x``; at ``p = 1`` they are exact."""
+        return torch.where(missing_mask, x, thin(x_known, survival_prob, generator=generator)) if is_fresh else x
+
+    plan = list(_resampling_plan(n_steps, n_resample, resample_window))
     for run, (first, last, rerun) in enumerate(plan, start=1):
         if rerun:  # forward again, from the window's end to its start
-            x = thin(x, survival[first] / survival[last], generator=generator)
-            x = _thinned_known(x_known, x, missing_mask, survival[first], generator)
+            x = put_back(thin(x, survival[first] / survival[last], generator=generator), survival[first])
         for k, following in pairwise(range(first, last + 1)):
-            expected, dispersion = denoise(x, grid[k])
+            n_deaths, dispersion = denoise(x, grid[k])
+            p_t, p_s = survival[k], survival[following]
             # Only the very last transition: an earlier run is thinned again, so it must leave whole molecules.
-            if final_mean and following == n_steps and run == len(plan):
-                x = x + expected
+            is_last_mean = final_mean and following == n_steps and run == len(plan)
+            if not is_last_mean:
+                n_deaths = rule(n_deaths, dispersion, generator)
+            attrition_k = sigma(p_s, p_t)
+            if not is_fresh:  # what observed entries have lost is known
+                n_deaths = torch.where(missing_mask, n_deaths, x_known - x)
+                attrition_k = attrition_k * missing_mask
+            if is_last_mean:
+                x = x + n_deaths
             else:
-                p_t, p_s = survival[k], survival[following]
-                n_deaths = rule(expected, dispersion, generator)
-                x = birth_death_step(x, n_deaths, p_s=p_s, p_t=p_t, attrition=sigma(p_s, p_t), generator=generator)
-            x = _thinned_known(x_known, x, missing_mask, survival[following], generator)
+                x = birth_death_step(x, n_deaths, p_s=p_s, p_t=p_t, attrition=attrition_k, generator=generator)
+            x = put_back(x, p_s)
     return x
 
 
-def _thinned_known(
-    x_known: Tensor, x: Tensor, missing_mask: Tensor, survival_prob: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Put freshly thinned observed entries into ``x``; at ``p = 1`` they are exact."""
-    return torch.where(missing_mask, x, thin(x_known, survival_prob, generator=generator))
+def _check_known_path(known_path: str) -> bool:
+    """Return whether observed entries are drawn afresh at each step, or raise ``ValueError``."""
+    if known_path in KNOWN_PATHS:
+        return known_path == "fresh"
+    msg = f"known_path={known_path!r} is not known. It must be one of {list(KNOWN_PATHS)}. Pass one of these."
+    raise ValueError(msg)
 
 
-def _resampling_plan(n_steps: int, n_resample: int, window: int) -> Iterator[tuple[int, int, bool]]:
+def _resampling_plan(n_steps: int, n_resample: int, resample_window: int) -> Iterator[tuple[int, int, bool]]:
     """Yield ``(first, last, rerun)`` grid indices: the first transition, then each window ``n_resample`` times."""
-    if n_resample < 1 or window < 1:
-        msg = f"n_resample={n_resample} and window={window} must both be at least 1. Pass 1 and 1 for no resampling."
+    if n_resample < 1 or resample_window < 1:
+        msg = (
+            f"n_resample={n_resample} and resample_window={resample_window} must both be at least 1. Pass 1 and 1 for no "
+            "resampling."
+        )
         raise ValueError(msg)
     yield 0, 1, False
-    for first in range(1, n_steps, window):
-        last = min(first + window, n_steps)
+    for first in range(1, n_steps, resample_window):
+        last = min(first + resample_window, n_steps)
         for run in range(n_resample):
             yield first, last, run > 0

@@ -3,6 +3,8 @@
 Most of it exactly, by enumeration; 14 statistical tests at a false-alarm rate of 1e-4: 0.14% in all, once.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,39 @@ def test_get_attrition(p_s, p_t):
     assert get_attrition(0)(p_s, p_t) == 0
     assert get_attrition(1)(p_s, p_t) == max_attrition(p_s, p_t)
     assert get_attrition(0.3)(p_s, p_t) == rescaled_attrition(0.3)(p_s, p_t)
+
+
+FRACTIONS = torch.tensor([[0.0, 0.2, 1.0], [0.7, 0.4, 0.1]], dtype=torch.float64)
+
+
+@every_pair
+def test_marginal_law_of_each_entry_is_kept_exactly(p_s, p_t):
+    """By enumeration: the attrition of each entry is its own fraction of the maximum."""
+    p_s, p_t = double(p_s, p_t)
+    sigma = get_attrition(FRACTIONS)(p_s, p_t)
+    assert torch.equal(sigma, FRACTIONS * max_attrition(p_s, p_t))
+    beta = birth_prob(p_s, p_t, sigma)
+    for x_0, entry in product(range(4), np.ndindex(2, 3)):
+        pmfs = [step_pmf(x_0, x_t, sigma[entry].item(), beta[entry].item()) for x_t in range(x_0 + 1)]
+        law = binom_pmf(x_0, p_t.item()) @ np.stack(pmfs)
+        np.testing.assert_allclose(law, binom_pmf(x_0, p_s.item()), rtol=0, atol=1e-12)
+
+
+@every_pair
+def test_a_callable_may_return_anything_and_never_nan(p_s, p_t):
+    p_s, p_t = double(p_s, p_t)
+    largest = max_attrition(p_s, p_t)
+    values = torch.tensor([[-1.0, 0.3, 9.0], [np.nan, np.inf, -np.inf]], dtype=torch.float64)
+    clamped = torch.tensor([[0.0, 0.3, 1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(get_attrition(lambda p_s, p_t: values)(p_s, p_t), torch.minimum(clamped, largest))
+    assert get_attrition(lambda p_s, p_t: 0.3)(p_s, p_t) == min(0.3, largest.item())  # a plain number
+    assert get_attrition(lambda p_s, p_t: (1 - p_s) / p_t * 0)(p_s, p_t) == 0  # 0 / 0 where no molecule is left
+
+
+@pytest.mark.parametrize("fractions", [[0.5, 1.1], [-0.1, 0.5], [0.5, float("nan")]], ids=str)
+def test_fractions_of_entries_out_of_range(fractions):
+    with pytest.raises(ValueError, match=r"is not an attrition schedule. .* an array of such fractions.* Pass one"):
+        get_attrition(torch.tensor(fractions))
 
 
 @every_pair

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laws import LAW
 
-from countsdiff_sc.process import geometric_guidance
+from countsdiff_sc.process import geometric_guidance, product_guidance
 
 CONDITIONAL, UNCONDITIONAL = torch.tensor([[0.5, 4.0], [1e-3, 90.0]]), torch.tensor([[2.0, 1.0], [1e-3, 30.0]])
 
@@ -64,3 +64,29 @@ def test_rates_of_zero_stay_finite_forward_and_backward(scale):
     assert torch.isfinite(unconditional.grad).all()
     assert guided[0] < 1e-7
     assert (guided >= 0).all()
+
+
+# --- several conditions ---
+
+
+@LAW
+@given(rate=rates, first=rates, second=rates, scale=scales, other=scales)
+def test_each_condition_has_its_own_exponent(rate, first, second, scale, other):
+    rate, first, second = (torch.tensor(value, dtype=torch.float64) for value in (rate, first, second))
+    guided = product_guidance(rate, [(first, scale), (second, other)])
+    expected = math.log(rate) + (scale - 1) * math.log(rate / first) + (other - 1) * math.log(rate / second)
+    assert math.isclose(math.log(guided), expected, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_one_condition_is_geometric_guidance_and_none_changes_nothing():
+    for scale in (0.0, 0.5, 1.0, 2.5):
+        one = product_guidance(CONDITIONAL, [(UNCONDITIONAL, scale)])
+        torch.testing.assert_close(one, CONDITIONAL**scale * UNCONDITIONAL ** (1 - scale))
+    torch.testing.assert_close(product_guidance(CONDITIONAL, []), CONDITIONAL)
+
+
+def test_independent_conditions_are_tempered_independently():
+    """Rates that are a base times a factor of each condition: the scales become the factors' exponents."""
+    base, label, donor = torch.tensor([2.0, 0.5]), torch.tensor([3.0, 0.1]), torch.tensor([0.7, 4.0])
+    guided = product_guidance(base * label * donor, [(base * donor, 2.0), (base * label, 0.0)])
+    torch.testing.assert_close(guided, base * label**2)

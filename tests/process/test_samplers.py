@@ -3,9 +3,12 @@
 55 statistical tests at a false-alarm rate of 1e-4: 0.6% in all, once.
 """
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
-from laws import assert_law, assert_mean, generator, nb
+from laws import ALPHA, assert_law, assert_mean, generator, nb, p_value
 from scipy import stats
 
 from countsdiff_sc.process import GammaPoissonOracle, get_schedule, sample_conditioned, sample_remasked, time_grid
@@ -13,7 +16,12 @@ from countsdiff_sc.process import GammaPoissonOracle, get_schedule, sample_condi
 MEAN, DISPERSION = 3.7, 1.11
 VARIANCE = MEAN + MEAN**2 / DISPERSION  # 16.03
 SCHEDULE = get_schedule("cosine")
-SAMPLERS = {"conditioned": sample_conditioned, "remasked": sample_remasked}
+SAMPLERS = {
+    "conditioned": sample_conditioned,
+    "remasked": sample_remasked,
+    "coherent": partial(sample_remasked, known_path="coherent"),
+}
+every_path = pytest.mark.parametrize("known_path", ["fresh", "coherent"])
 every_sampler = pytest.mark.parametrize("sample", SAMPLERS.values(), ids=SAMPLERS)
 
 
@@ -64,8 +72,45 @@ def test_exact_law_whatever_the_schedule(sample, schedule):
 
 
 @pytest.mark.parametrize("window", [1, 4])
-def test_resampling_keeps_the_law(window):
-    assert_law(generate(sample_remasked, n_steps=6, n_resample=3, window=window), nb(MEAN, DISPERSION))
+@every_path
+def test_resampling_keeps_the_law(window, known_path):
+    options = {"n_resample": 3, "resample_window": window, "known_path": known_path}
+    assert_law(generate(sample_remasked, n_steps=6, **options), nb(MEAN, DISPERSION))
+
+
+@pytest.mark.parametrize("by", ["gene", "entry", "callable"])
+@every_sampler
+def test_exact_law_whatever_the_attrition_of_each_entry(sample, by):
+    """One entry of four has none, one all, and a third of the rows are observed, so entries must not be mixed up."""
+    fractions = torch.tensor([0.0, 0.3, 0.6, 1.0])
+    by_entry = torch.where(torch.arange(6000).unsqueeze(1) % 2 == 0, fractions, fractions.flip(0))
+    attrition = {
+        "gene": fractions,
+        "entry": by_entry,
+        "callable": lambda p_s, p_t: by_entry * 0.5 * (1 - p_s),
+    }[by]
+    missing = (torch.arange(6000) % 3 > 0).unsqueeze(1).expand(6000, 4)
+    x_known = torch.full((6000, 4), 7.0)
+    draws = sample(oracle(), x_known, missing, SCHEDULE, n_steps=6, attrition=attrition, generator=generator(6))
+    assert_law(draws[missing], nb(MEAN, DISPERSION))
+    assert (draws[~missing] == 7).all()
+
+
+def test_each_entry_dies_by_its_own_attrition():
+    """Between the times of two steps, with births that never come: what is left is thinned by 1 - sigma."""
+    fractions = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    missing = torch.tensor([[True, False], [True, True]])  # the entries that are gathered are not those of a rectangle
+    states = []
+
+    def denoise(x_t, t):
+        states.append(x_t.clone())
+        return torch.full((2, 2), 1000.0 if len(states) == 1 else 0.0), torch.full((2, 2), 1e8)
+
+    options = {"n_steps": 10, "attrition": fractions, "births": "nearest", "generator": generator(3)}
+    sample_conditioned(denoise, torch.full((2, 2), 5.0), missing, SCHEDULE, **options)
+    assert states[9][0, 0] == states[1][0, 0] > 0  # nothing dies
+    assert states[9][1, 1] == states[1][1, 1] > 0
+    assert states[9][1, 0] == 0 < states[1][1, 0]  # the largest attrition early on is 1
 
 
 @pytest.mark.parametrize("attrition", [None, "max"])
@@ -113,7 +158,7 @@ def test_final_mean_of_one_step_is_the_mean_itself(sample):
 
 def test_final_mean_is_taken_in_the_very_last_transition_only():
     """A fractional mean on the way would be truncated when it is thinned again: births would be lost."""
-    assert_mean(generate(sample_remasked, n_steps=4, n_resample=3, window=1, final_mean=True), MEAN)
+    assert_mean(generate(sample_remasked, n_steps=4, n_resample=3, resample_window=1, final_mean=True), MEAN)
 
 
 # --- what is observed ---
@@ -159,14 +204,61 @@ def test_conditioned_denoiser_sees_observed_entries_in_full():
     assert not denoise.states[0][missing].any()
 
 
-def test_remasked_denoiser_sees_observed_entries_thinned_to_its_time():
+@every_path
+def test_remasked_denoiser_sees_observed_entries_thinned_to_its_time(known_path):
     x_known, missing = torch.full((20_000, 2), 12.0), torch.tensor([False, True]).expand(20_000, 2)
     denoise = Recorder()
-    sample_remasked(denoise, x_known, missing, SCHEDULE, n_steps=4, n_resample=2, window=2, generator=generator(4))
+    options = {"n_steps": 4, "n_resample": 2, "resample_window": 2, "known_path": known_path, "attrition": 0.5}
+    x_0 = sample_remasked(denoise, x_known, missing, SCHEDULE, generator=generator(4), **options)
     assert not denoise.states[0].any()
     for t, x_t in zip(denoise.times[1:], denoise.states[1:], strict=True):
         prob = SCHEDULE.survival_prob(torch.tensor(t)).item()
         assert_law(x_t[:, 0], stats.binom(12, prob))
+    assert (x_0[:, 0] == 12).all()
+
+
+def joint_draws(known_path, *, later, earlier, **options):
+    """Observed count of 5 at two calls of the denoiser, as one number: 6 times the later time's plus the earlier's."""
+    x_known = torch.full((40_000, 1), 5.0)
+    denoise = Recorder()
+    sample_remasked(
+        denoise, x_known, x_known < 0, SCHEDULE, n_steps=4, known_path=known_path, generator=generator(9), **options
+    )
+    t = [denoise.times[later], denoise.times[earlier]]
+    return (6 * denoise.states[later] + denoise.states[earlier]).numpy().ravel(), SCHEDULE.survival_prob(
+        torch.tensor(t, dtype=torch.float64)
+    ).numpy()
+
+
+def joint_law(p_t, p_s, *, independent):
+    """Law of that number: of one trajectory that dies from s to t, or of two draws."""
+    x_s, x_t = np.meshgrid(np.arange(6), np.arange(6))
+    of_x_t = stats.binom.pmf(x_t, 5, p_t) if independent else stats.binom.pmf(x_t, x_s, p_t / p_s)
+    pmf = (of_x_t * stats.binom.pmf(x_s, 5, p_s)).ravel()
+    return stats.rv_discrete(values=(np.arange(36)[pmf > 0], pmf[pmf > 0] / pmf.sum()))
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+@every_path
+def test_coherent_path_is_one_trajectory_and_fresh_paths_are_independent(known_path, resampled):
+    """Joint law at two times, going back, and going forward again before a window's second run."""
+    options = {"n_resample": 2, "resample_window": 3} if resampled else {}
+    # Calls without resampling: t = 1, 3/4, 1/2, 1/4. With it the window 3/4, 1/2, 1/4 is run again.
+    draws, (p_t, p_s) = joint_draws(known_path, later=4 if resampled else 1, earlier=3, **options)
+    assert_law(draws, joint_law(p_t, p_s, independent=known_path == "fresh" or resampled))
+    if not resampled:
+        assert p_value(draws, joint_law(p_t, p_s, independent=known_path == "coherent")) < ALPHA
+
+
+def test_a_second_run_starts_from_the_trajectory_thinned_forward():
+    """A window of one step: back to p_s, and thinned to p_t again, the first molecules are still mostly there."""
+    draws, (p_t, _) = joint_draws("coherent", later=1, earlier=2, n_resample=2)
+    first, second = draws // 6, draws % 6
+    p_s = SCHEDULE.survival_prob(torch.tensor(0.5)).item()
+    keep, revive = p_t / p_s, (p_s - p_t) / (1 - p_t) * p_t / p_s
+    covariance = 5 * p_t * (1 - p_t) * (keep - revive)  # of one molecule, times 5: alive then, and alive again
+    assert_mean((first - 5 * p_t) * (second - 5 * p_t), covariance)
+    assert_law(second, stats.binom(5, p_t))
 
 
 @every_sampler
@@ -209,7 +301,7 @@ def test_conditioned_denoiser_is_called_once_at_each_time_but_the_last(n_steps):
 )
 def test_remasked_denoiser_visits_each_window_n_resample_times(n_steps, n_resample, window, visits):
     denoise = Recorder()
-    sample_remasked(denoise, *half_known(), SCHEDULE, n_steps=n_steps, n_resample=n_resample, window=window)
+    sample_remasked(denoise, *half_known(), SCHEDULE, n_steps=n_steps, n_resample=n_resample, resample_window=window)
     assert denoise.times == time_grid(n_steps)[visits].tolist()
     assert len(visits) == 1 + (n_steps - 1) * n_resample
 
@@ -241,6 +333,7 @@ def test_no_transition(n_steps):
         ({"n_steps": 0}, "n_steps=0 leaves no transition"),
         ({"births": "nb"}, "births='nb' is not known"),
         ({"attrition": 1.5}, "attrition=1.5 is not an attrition schedule"),
+        ({"attrition": torch.tensor([0.5, 2.0])}, "is not an attrition schedule"),
     ],
 )
 @every_sampler
@@ -249,7 +342,9 @@ def test_wrong_options(sample, options, message):
         generate(sample, (2, 2), **{"n_steps": 2, **options})
 
 
-@pytest.mark.parametrize("options", [{"n_resample": 0}, {"window": 0}, {"n_resample": -1, "window": 2}])
+@pytest.mark.parametrize(
+    "options", [{"n_resample": 0}, {"resample_window": 0}, {"n_resample": -1, "resample_window": 2}]
+)
 def test_wrong_resampling(options):
     with pytest.raises(ValueError, match="must both be at least 1"):
         generate(sample_remasked, (2, 2), n_steps=3, **options)
