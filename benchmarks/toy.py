@@ -33,6 +33,8 @@ LAW_SEED = 0
 N_TRAIN, N_VALIDATION, N_HELD_OUT, N_DRAWN = 20_000, 4_000, 50_000, 50_000
 #: Steps of training, and of sampling.
 N_TRAINING_STEPS, SAMPLING_STEPS = 10_000, (1, 4, 10, 50, 200)
+#: Validation losses taken in training.
+N_CHECKS = 40
 #: Rows that are compared in pairs.
 MAX_CELLS = 5_000
 REAL, TRAINING, EXACT = "real, second draw", "real, training rows", "CountsDiff, exact denoiser"
@@ -86,8 +88,11 @@ def train(
     """A trained model, and its validation loss by step."""
     torch.manual_seed(seed)  # of the first weights
     model = MODELS[name](torch.as_tensor(train_rows))
-    checks = fit(model, torch.as_tensor(train_rows), torch.as_tensor(validation_rows), n_steps=n_steps, seed=seed)
-    return model, pd.Series(dict(checks), name=name)
+    rows = map(torch.as_tensor, (train_rows, validation_rows))
+    checks = fit(model, *rows, n_steps=n_steps, n_checks=N_CHECKS, seed=seed)
+    return model, pd.Series(
+        dict(tqdm(checks, desc=f"{name}, training", total=N_CHECKS, leave=False, disable=None)), name=name
+    )
 
 
 def run(law: Law, seed: int, n_steps: int, sampling_steps: tuple[int, ...]) -> Iterator[dict]:
@@ -101,7 +106,7 @@ def run(law: Law, seed: int, n_steps: int, sampling_steps: tuple[int, ...]) -> I
             yield {"method": name, "steps": 0, **row}
 
     def sampled(method: str, draw) -> Iterator[dict]:
-        for steps in tqdm(sampling_steps, desc=f"{method}, sampling", leave=False):
+        for steps in tqdm(sampling_steps, desc=f"{method}, sampling", leave=False, disable=None):
             drawn = draw(N_DRAWN, steps, torch.Generator().manual_seed(seed)).numpy()
             for row in score(law, held_out, drawn):
                 yield {"method": method, "steps": steps, **row}
@@ -171,14 +176,8 @@ def markdown_table(table: pd.DataFrame, digits: int = 3) -> str:
 
 def markdown(results: pd.DataFrame) -> str:
     """Tables of every number of steps, then of every dimension at the largest."""
-    curves = results[results["metric"] == "validation loss"]
-    losses = curves.groupby(["method", "steps"])["value"].mean().unstack("steps")
-    quarters = losses.iloc[:, [round(losses.shape[1] * q / 4) - 1 for q in (1, 2, 3, 4)]].assign(
-        best=losses.min(axis=1)
-    )
-    quarters.insert(0, "parameters", results[results["metric"] == "parameters"].groupby("method")["value"].first())
     sampling = sorted(results.loc[results["metric"] == "W1", "steps"].unique())[1:]
-    blocks = [f"## Validation loss by training step\n\n{markdown_table(quarters.rename(columns=str), 4)}"]
+    blocks = [f"## Validation loss by training step\n\n{markdown_table(training_table(results))}"]
     blocks += [f"## Sampling steps: {steps}\n\n{markdown_table(table_of_steps(results, steps))}" for steps in sampling]
     for metric in ("variance ratio", "W1", "P(0) error"):
         blocks.append(
@@ -227,13 +226,13 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("toy.csv"), help="all scores and losses, in long form")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--training-steps", type=int, default=N_TRAINING_STEPS)
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=SAMPLING_STEPS)
     arguments = parser.parse_args()
     mpl.use("Agg")
     rows = []
-    for seed in tqdm(range(arguments.seeds), desc="seeds"):
+    for seed in tqdm(arguments.seeds, desc="seeds", disable=None):
         scores = run(Law.random(LAW_SEED), seed, arguments.training_steps, tuple(arguments.sampling_steps))
         rows += [{"seed": seed, **row} for row in scores]
         pd.DataFrame(rows).to_csv(arguments.csv, index=False)

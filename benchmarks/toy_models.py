@@ -90,7 +90,7 @@ def sample_counts(denoise, n_rows: int, n_steps: int, generator: torch.Generator
 
 
 class GaussianDiffusion(nn.Module):
-    """DDPM :cite:p:`Ho2020` on standardised ``log1p`` counts; draws are ``expm1``'ed and rounded."""
+    """DDPM (Ho et al. 2020) on standardised ``log1p`` counts; draws are ``expm1``'ed and rounded."""
 
     N_TIMES = 1000
 
@@ -132,7 +132,10 @@ class GaussianDiffusion(nn.Module):
 
 
 class MaskedDiffusion(nn.Module):
-    """Absorbing diffusion over the counts as categories :cite:p:`Sahoo2024`, with the categorical head of the package's."""
+    """Absorbing diffusion over counts as categories (MDLM, Sahoo et al. 2024).
+
+    Sampler, bound and categorical head are those of :class:`~countsdiff_sc.evaluation.MaskedDiffusion`; the network is not.
+    """
 
     #: Functions of the category by which an entry's logits may differ from the frequencies of its dimension.
     RANK = 6
@@ -167,10 +170,10 @@ class MaskedDiffusion(nn.Module):
     def sample(self, n_rows: int, n_steps: int, generator: torch.Generator) -> Tensor:
         def draw(x: Tensor, visible: Tensor, entries: tuple[Tensor, ...]) -> Tensor:
             rows, dims = entries
-            chosen, position = rows.unique(return_inverse=True)
-            probabilities = self(x[chosen], visible[chosen])[position, dims].softmax(1)
             if not len(rows):
                 return x.new_empty(0)
+            chosen, position = rows.unique(return_inverse=True)  # most rows have nothing to decode in a short step
+            probabilities = self(x[chosen], visible[chosen])[position, dims].softmax(1)
             classes = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
             return self.classes.draw(dims, classes, generator)
 
@@ -183,7 +186,7 @@ MODELS = {"CountsDiff": CountsDiff, "Gaussian": GaussianDiffusion, "masked": Mas
 
 
 def fit(
-    model: nn.Module, train: Tensor, validation: Tensor, *, n_steps: int, n_checks: int = 40, seed: int
+    model: nn.Module, train: Tensor, validation: Tensor, *, n_steps: int, n_checks: int, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train in place; yield the step and the validation loss of the averaged weights, and keep the best of those.
 
@@ -202,7 +205,7 @@ def fit(
         schedule.step()
         weight = 1.0 - min(EMA_DECAY, step / (10.0 + step))
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], weight)
-        if step % (n_steps // n_checks) == 0:
+        if step % max(n_steps // n_checks, 1) == 0:
             with torch.no_grad():  # the same noise at every check
                 loss = float(average.loss(validation, torch.Generator().manual_seed(0)))
             if loss < best_loss:
