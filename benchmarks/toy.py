@@ -200,21 +200,25 @@ def figure(results: pd.DataFrame) -> plt.Figure:
             spread = np.abs(by_dim[["min", "max"]].to_numpy().T - by_dim["mean"].to_numpy())
             style = {"color": COLORS[method], "fmt": MARKERS[method], "markersize": 5, "elinewidth": 1}
             ax.errorbar(by_dim.index.astype(int) + shift, by_dim["mean"], yerr=spread, label=method, **style)
-        ax.set(xlabel="dimension", ylabel=label, xticks=range(by_dim.shape[0]))
+        ax.set(xlabel="dimension", ylabel=label, xticks=range(len(by_dim)), xlim=(-0.5, len(by_dim) - 0.5))
+        ax.set_xticks(np.arange(1, len(by_dim)) - 0.5, minor=True)
+        ax.grid(axis="x", which="minor", color="0.9")
+        ax.tick_params(axis="x", which="minor", length=0)
         ax.set_title(f"{last} sampling steps; mean and range of the seeds", fontsize=10)
     axes[0, 0].axhspan(0.95, 1.05, color="0.93", zorder=0)
     axes[0, 1].set_yscale("log")
     for ax, metric in zip(axes[1], ("mean correlation", "energy distance"), strict=True):
         at = results[results["metric"] == metric].groupby(["method", "steps"])["value"].mean()
-        ax.axhline(at[REAL].iloc[0], color=COLORS[REAL], linestyle=":", label=REAL)
+        ax.axhline(at[REAL].iloc[0], color=COLORS[REAL], linestyle=":")
         for method in methods[len(YARDSTICKS) :]:
-            ax.plot(
-                at[method].index, at[method], color=COLORS[method], marker=MARKERS[method], markersize=5, label=method
-            )
+            ax.plot(at[method].index, at[method], color=COLORS[method], marker=MARKERS[method], markersize=5)
         ax.set(xscale="log", xlabel="sampling steps", ylabel=metric)
+        ax.set_xticks(at[method].index, at[method].index)
+        ax.minorticks_off()
+        ax.set_title(f"dotted: {REAL}", fontsize=10)
     axes[1, 0].set_ylabel("mean correlation of two dimensions")
     axes[1, 1].set_yscale("symlog", linthresh=1e-3)
-    axes[1, 1].axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+    axes[1, 1].set_ylim(-1e-3, 3.0 * at.max())  # unbiased, so a little below 0 by chance
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return fig
