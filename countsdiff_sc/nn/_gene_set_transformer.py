@@ -35,7 +35,7 @@ class GeneSetTransformer(nn.Module):
         n_genes: int,
         *,
         n_tokens: int = 8,
-        width: int = 48,
+        width: int = 32,
         n_layers: int = 1,
         n_heads: int = 2,
         dropout: float = 0.0,
