@@ -128,13 +128,16 @@ def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tens
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Put means or quantiles of negative binomial laws, or draws, at missing entries."""
+    """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0."""
     mean, dispersion = law[0].masked_fill(~missing, 0.0), law[1]
     if not request.is_integer:
-        yield torch.where(missing, mean, x)
+        yield x + mean  # one of them is 0
     elif request.levels is None:
         rule = get_birth_rule(request.births)
-        yield from (torch.where(missing, rule(mean, dispersion, generator), x) for _ in range(request.n_samples))
+        for _ in range(request.n_samples):
+            drawn = rule(mean, dispersion, generator)
+            # Rules of the package give 0 where nothing is expected; one of the user's may not.
+            yield torch.where(missing, drawn, x) if callable(request.births) else x + drawn
     else:
         entries = missing.nonzero(as_tuple=True)
         for level in request.levels:

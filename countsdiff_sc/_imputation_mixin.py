@@ -19,7 +19,7 @@ from countsdiff_sc._imputation import Tally, impute_cells
 from countsdiff_sc._request import ImputationRequest
 
 #: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have.
-BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**20
+BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**18
 
 
 class ImputationMixin:

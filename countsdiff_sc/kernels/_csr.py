@@ -46,10 +46,13 @@ def _count_rows(first, last, counts, indptr):
 
 @numba.njit(cache=True, nogil=True)
 def _fill_rows(first, last, counts, indptr, indices, data):
+    occupied = np.empty(counts.shape[1], dtype=np.int32)
     for row in range(first, last):
-        position = indptr[row]
+        # Without a branch: which entries are zero cannot be predicted.
+        n_occupied = 0
         for column in range(counts.shape[1]):
-            if counts[row, column] != 0:
-                indices[position] = column
-                data[position] = counts[row, column]
-                position += 1
+            occupied[n_occupied] = column
+            n_occupied += counts[row, column] != 0
+        for stored in range(n_occupied):
+            indices[indptr[row] + stored] = occupied[stored]
+            data[indptr[row] + stored] = counts[row, occupied[stored]]
