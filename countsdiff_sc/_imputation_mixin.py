@@ -18,7 +18,8 @@ from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import Tally, impute_cells
 from countsdiff_sc._request import ImputationRequest
 
-#: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have.
+#: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
+#: computed from them, 1 MB a matrix, stays in the cache of a processor.
 BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**18
 
 
@@ -94,7 +95,7 @@ class ImputationMixin:
         indices
             Cells to impute; others keep their counts.
         batch_size
-            Cells imputed together; by default 1024, fewer where there are more than 1024 genes.
+            Cells imputed together; by default 1024, fewer where there are more than 256 genes.
         seed
             Seed of the draws and of the gene folds; the same seed and ``batch_size`` give the same result. By default
             ``scvi.settings.seed``, else a fresh one, which is recorded.
