@@ -132,8 +132,8 @@ class CountsDiffModule(BaseModuleClass):
         self.loss_weighting = self.time_distribution.weighting(loss_weighting)
         self.p_uncond = p_uncond
         self.one_pass_fraction = one_pass_fraction
-        backbones = _backbones(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
-        self.net = CountDenoiser(backbones, modality_sizes, n_categories, n_continuous)
+        backbone = _backbone(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
+        self.net = CountDenoiser(backbone, modality_sizes, n_categories, n_continuous)
         self.ema = MovingAverage(self.net, ema_decay)
 
     # ------------------------------------------------------------------ data
@@ -298,7 +298,7 @@ def observed_mask_key(count_key: str) -> str:
     return f"{count_key}_{OBSERVED_MASK_KEY}"
 
 
-def _backbones(denoiser: str | nn.Module, n_members: int | None, n_genes: int, arguments: dict) -> list[nn.Module]:
+def _backbone(denoiser: str | nn.Module, n_members: int | None, n_genes: int, arguments: dict) -> nn.Module:
     if n_members is not None:
         check_number("n_members", n_members, low=1, integer=True)
     if isinstance(denoiser, nn.Module):
@@ -310,8 +310,8 @@ def _backbones(denoiser: str | nn.Module, n_members: int | None, n_genes: int, a
                 "there is nothing else to pass them to. Give them where the denoiser is made."
             )
             raise TypeError(msg)
-        return [denoiser]
+        return denoiser
     if denoiser not in _BACKBONES:
         msg = f"denoiser={denoiser!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
         raise ValueError(msg)
-    return [_BACKBONES[denoiser](n_genes, **arguments) for _ in range(n_members or N_MEMBERS)]
+    return _BACKBONES[denoiser](n_genes, n_members=n_members or N_MEMBERS, **arguments)

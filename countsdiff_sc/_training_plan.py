@@ -72,10 +72,11 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             self.module.ema.load_state_dict(self._best_weights)
 
     def configure_optimizers(self):
-        parameters = [p for p in self.module.net.parameters() if p.requires_grad]
+        parameters = [(name, p) for name, p in self.module.net.named_parameters() if p.requires_grad]
+        # Biases of several networks are matrices too.
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for name, p in parameters if not _is_bias(name, p)], "weight_decay": self.weight_decay},
+            {"params": [p for name, p in parameters if _is_bias(name, p)], "weight_decay": 0.0},
         ]
         # Lightning cannot clip gradients that a fused optimiser unscales itself, as with 16-bit precision.
         is_fused = self.device.type in {"cpu", "cuda"} and self.trainer.precision in {"32-true", "64-true"}
@@ -89,3 +90,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             optimizer, self.lr, total_steps=total_steps, pct_start=self.warmup_fraction
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _is_bias(name: str, parameter: torch.Tensor) -> bool:
+    return name.endswith("bias") or parameter.ndim <= 1

@@ -97,7 +97,8 @@ class CategoricalDenoiser(nn.Module):
         n_genes = len(profile)
         self.backbone = GeneSetTransformer(n_genes, **backbone_kwargs)
         # A factor of each function in place of the log-ratio, and no dispersion.
-        self.backbone.read_log_ratio = nn.Linear(self.backbone.read_log_ratio.in_features, n_genes * rank)
+        n_read = self.backbone.n_tokens * self.backbone.width
+        self.backbone.read_log_ratio = nn.Linear(n_read, n_genes * rank)
         self.backbone.read_log_dispersion = nn.Identity()
         nn.init.normal_(self.backbone.read_log_ratio.weight, std=2e-3)
         nn.init.zeros_(self.backbone.read_log_ratio.bias)
@@ -114,9 +115,11 @@ class CategoricalDenoiser(nn.Module):
         seen = visible.to(x.dtype)
         expected = (seen @ self.profile).unsqueeze(1)
         depth = (x.sum(1, keepdim=True) + self.depth_concentration) / (expected + self.depth_concentration)
-        nothing = Conditions(x.new_empty(len(x), 0, dtype=torch.long), x.new_empty(len(x), 0))
-        context = self.context(x, seen, depth, 1.0 - seen.mean(1), nothing)
-        factors, _ = self.backbone(x, seen, depth * self.profile, context)
+        nothing = Conditions(x.new_empty(1, len(x), 0, dtype=torch.long), x.new_empty(1, len(x), 0))
+        inputs = (tensor.unsqueeze(0) for tensor in (x, seen, depth * self.profile, depth, 1.0 - seen.mean(1)))
+        x_1, seen_1, rate_1, depth_1, t_1 = inputs  # with the axis of networks, of which there is one
+        context = self.context(x_1, seen_1, depth_1, t_1, nothing)
+        factors, _ = self.backbone(x_1, seen_1, rate_1, context)
         factors = factors.view(*x.shape, -1) + depth.log().unsqueeze(2) * self.depth_factor
         factors = factors.flatten(0, 1).index_select(0, entries[0] * x.shape[1] + entries[1])
         return torch.addmm(F.embedding(entries[1], self.log_frequency), factors, self.basis)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._members import MemberLinear
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -20,6 +22,8 @@ class Conditions:
         One code per categorical condition, ``-1`` for unknown; integers, shape ``(B, n_categorical)``.
     continuous
         Continuous covariates, shape ``(B, n_continuous)``.
+
+    Backbones get both with a leading axis of networks.
     """
 
     categories: Tensor
@@ -41,25 +45,25 @@ class Conditions:
 class ConditionEmbedding(nn.Module):
     """Sum of one learned vector per condition; an unknown category has its own, an unknown covariate adds nothing."""
 
-    def __init__(self, width: int, n_categories: tuple[int, ...], n_continuous: int):
+    def __init__(self, width: int, n_categories: tuple[int, ...], n_continuous: int, n_members: int = 1):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(n + 1, width) for n in n_categories)  # row 0: unknown
-        self.linear = nn.Linear(n_continuous, width, bias=False) if n_continuous else None
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.02)
+        # Row 0 of each table: unknown.
+        self.tables = nn.ParameterList(0.02 * torch.randn(n_members, n + 1, width) for n in n_categories)
+        self.linear = MemberLinear(n_members, n_continuous, width, bias=False) if n_continuous else None
+        self.register_buffer("members", torch.arange(n_members).unsqueeze(1), persistent=False)
 
     def forward(self, conditions: Conditions) -> Tensor | float:
-        """Embed conditions of ``B`` cells as ``(B, H)``, or as 0 where the model has none."""
+        """Embed conditions of ``E`` or 1 times ``B`` cells as ``(E, B, H)``, or as 0 where the model has none."""
         embedded = 0.0
         for index, table in enumerate(self.tables):
-            embedded = embedded + table(conditions.categories[:, index] + 1)
+            embedded = embedded + table[self.members, conditions.categories[..., index] + 1]
         if self.linear is not None:
             embedded = embedded + self.linear(torch.nan_to_num(conditions.continuous))
         return embedded
 
 
 def fourier_features(t: Tensor, n_features: int) -> Tensor:
-    r"""Sines and cosines of a time in ``[0, 1]`` at octave-spaced frequencies; shape ``(B,)`` to ``(B, n_features)``.
+    r"""Sines and cosines of a time in ``[0, 1]`` at octave-spaced frequencies; shape ``(...)`` to ``(..., n_features)``.
 
     Continuous in ``t``: nothing is rounded to a table of steps.
     """
@@ -81,20 +85,41 @@ class CellContext(nn.Module):
         Number of categories of each categorical condition.
     n_continuous
         Number of continuous covariates.
+    n_members
+        Number of networks ``E``.
     """
 
     N_TIME_FEATURES = 8
 
-    def __init__(self, width: int, n_modalities: int = 1, n_categories: tuple[int, ...] = (), n_continuous: int = 0):
+    def __init__(
+        self,
+        width: int,
+        n_modalities: int = 1,
+        n_categories: tuple[int, ...] = (),
+        n_continuous: int = 0,
+        n_members: int = 1,
+    ):
         super().__init__()
-        self.scalars = nn.Linear(self.N_TIME_FEATURES + n_modalities + 2, width)
-        self.out = nn.Linear(width, width)
-        self.conditions = ConditionEmbedding(width, n_categories, n_continuous)
+        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 2, width)
+        self.out = MemberLinear(n_members, width, width)
+        self.conditions = ConditionEmbedding(width, n_categories, n_continuous, n_members)
 
     def forward(self, x_t: Tensor, survival_prob: Tensor, depth: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Context ``(B, H)`` from counts and survival probabilities ``(B, G)``, depth ``(B, D)`` and time ``(B,)``."""
-        n_molecules = x_t.sum(dim=1, keepdim=True)
-        scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(1, keepdim=True)]
+        """Context ``(E, B, H)`` from counts and survival probabilities, depth and time of ``E`` or 1 times ``B`` cells.
+
+        Parameters
+        ----------
+        x_t, survival_prob
+            Shape ``(E, B, G)`` or, shared by all networks, ``(1, B, G)``.
+        depth
+            Shape ``(E, B, D)`` or ``(1, B, D)``.
+        t
+            Shape ``(E, B)`` or ``(1, B)``.
+        conditions
+            With the same leading axis.
+        """
+        n_molecules = x_t.sum(dim=-1, keepdim=True)
+        scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(-1, keepdim=True)]
         # Counts of molecules span orders of magnitude; 7 nats is about a thousand.
         scalars.append(n_molecules.log1p() / 7.0)
-        return self.out(F.silu(self.scalars(torch.cat(scalars, dim=1)))) + self.conditions(conditions)
+        return self.out(F.silu(self.scalars(torch.cat(scalars, dim=-1)))) + self.conditions(conditions)

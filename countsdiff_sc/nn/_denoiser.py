@@ -35,10 +35,11 @@ class CountDenoiser(nn.Module):
 
     Parameters
     ----------
-    backbones
-        Networks called as ``backbone(x_t, survival_prob, base_rate, context)`` with ``(B, G)`` tensors and context
-        ``(B, H)``; they return log-ratio and log inverse dispersion, each ``(B, G)``. They have an attribute ``width``
-        (``H``) and are otherwise free.
+    backbone
+        Called as ``backbone(x_t, survival_prob, base_rate, context)``; returns log-ratio and log inverse dispersion. It has
+        an attribute ``width`` (``H``). A module that is a single network gets ``(B, G)`` tensors and a context ``(B, H)``, and
+        returns ``(B, G)`` tensors. One with an attribute ``n_members`` (``E``) is that many networks: tensors then have a
+        leading axis of that size, or of size 1 where all networks get the same, and what it returns has that of size ``E``.
     modality_sizes
         Genes (or proteins, ...) of each of the ``D`` modalities; they add up to ``G``. Each has a depth of its own.
     n_categories, n_continuous
@@ -47,16 +48,15 @@ class CountDenoiser(nn.Module):
 
     def __init__(
         self,
-        backbones: Sequence[nn.Module],
+        backbone: nn.Module,
         modality_sizes: tuple[int, ...],
         n_categories: tuple[int, ...] = (),
         n_continuous: int = 0,
     ):
         super().__init__()
-        self.backbones = nn.ModuleList(backbones)
-        self.contexts = nn.ModuleList(
-            CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous) for backbone in backbones
-        )
+        self.backbone = backbone
+        self.n_members = getattr(backbone, "n_members", 1)
+        self.context = CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous, self.n_members)
         membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
         self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
         self.register_buffer("mean_profile", torch.ones(len(membership)))
@@ -93,19 +93,20 @@ class CountDenoiser(nn.Module):
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
         if self.training:
-            shares = zip(*(tensor.tensor_split(self.n_members) for tensor in inputs), strict=True)
-            predictions = [self._predict(member, *share) for member, share in enumerate(shares)]
-            return tuple(torch.cat(parts) for parts in zip(*predictions, strict=True))
-        return mixture_moments([self._predict(member, *inputs) for member in range(self.n_members)])
+            rate, dispersion = (value.flatten(0, 1)[: len(x_t)] for value in self._read(*map(self._shares, inputs)))
+            return _posterior(rate, dispersion, x_t, survival_prob)
+        laws = zip(*self._read(*(tensor.unsqueeze(0) for tensor in inputs)), strict=True)
+        return mixture_moments([_posterior(rate, dispersion, x_t, survival_prob) for rate, dispersion in laws])
 
-    @property
-    def n_members(self) -> int:
-        """Number of networks."""
-        return len(self.backbones)
+    def _shares(self, cells: Tensor) -> Tensor:
+        """Each network's share of the cells, ``(B, ...)`` to ``(E, B / E, ...)``; the first cells fill up the last share."""
+        size = -(-len(cells) // self.n_members)
+        if size * self.n_members > len(cells):
+            cells = cells[torch.arange(size * self.n_members, device=cells.device) % len(cells)]
+        return cells.unflatten(0, (self.n_members, size))
 
-    def _predict(
+    def _read(
         self,
-        member: int,
         x_t: Tensor,
         survival_prob: Tensor,
         base_rate: Tensor,
@@ -114,13 +115,22 @@ class CountDenoiser(nn.Module):
         categories: Tensor,
         continuous: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        context = self.contexts[member](x_t, survival_prob, depth, t, Conditions(categories, continuous))
-        log_ratio, log_dispersion = self.backbones[member](x_t, survival_prob, base_rate, context)
+        """Rate (molecules) and inverse dispersion of each entry by each network, ``(E, B, G)``."""
+        context = self.context(x_t, survival_prob, depth, t, Conditions(categories, continuous))
+        if hasattr(self.backbone, "n_members"):
+            log_ratio, log_dispersion = self.backbone(x_t, survival_prob, base_rate, context)
+        else:
+            read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))
+            log_ratio, log_dispersion = (value.unsqueeze(0) for value in read)
         rate = base_rate * log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-        dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
-        # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
-        expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
-        return expected_births, dispersion + x_t
+        return rate, log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+
+
+def _posterior(rate: Tensor, dispersion: Tensor, x_t: Tensor, survival_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse dispersion of the molecules lost, of which each is learned by itself."""
+    # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
+    expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
+    return expected_births, dispersion + x_t
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

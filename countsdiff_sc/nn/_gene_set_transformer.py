@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ._blocks import ModulatedBlock
 from ._denoiser import freeman_tukey_residual
+from ._members import MemberLinear
 
 
 class GeneSetTransformer(nn.Module):
@@ -16,6 +17,8 @@ class GeneSetTransformer(nn.Module):
     ----------
     n_genes
         Number of genes ``G``.
+    n_members
+        Number of networks ``E`` of this kind, side by side.
     n_tokens
         Number of gene-set tokens ``M``.
     width
@@ -34,6 +37,7 @@ class GeneSetTransformer(nn.Module):
         self,
         n_genes: int,
         *,
+        n_members: int = 1,
         n_tokens: int = 8,
         width: int = 32,
         n_layers: int = 1,
@@ -42,14 +46,14 @@ class GeneSetTransformer(nn.Module):
         input_dropout: float = 0.2,
     ):
         super().__init__()
-        self.n_tokens, self.width, self.input_dropout = n_tokens, width, input_dropout
-        self.read_in = nn.Linear(n_genes, n_tokens * width)
-        self.read_mask = nn.Linear(n_genes, width, bias=False)
-        self.token_embedding = nn.Parameter(0.02 * torch.randn(n_tokens, width))
-        self.blocks = nn.ModuleList(ModulatedBlock(width, n_heads, dropout) for _ in range(n_layers))
-        self.norm = nn.LayerNorm(width)
-        self.read_log_ratio = nn.Linear(n_tokens * width, n_genes)
-        self.read_log_dispersion = nn.Linear(width, n_genes)
+        self.n_members, self.n_tokens, self.width, self.input_dropout = n_members, n_tokens, width, input_dropout
+        self.read_in = MemberLinear(n_members, n_genes, n_tokens * width)
+        self.read_mask = MemberLinear(n_members, n_genes, width, bias=False)
+        self.token_embedding = nn.Parameter(0.02 * torch.randn(n_members, 1, n_tokens, width))
+        self.blocks = nn.ModuleList(ModulatedBlock(width, n_heads, dropout, n_members) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.read_log_ratio = MemberLinear(n_members, n_tokens * width, n_genes)
+        self.read_log_dispersion = MemberLinear(n_members, width, n_genes)
         # Start from the depth-scaled mean profile and a moderate dispersion.
         nn.init.zeros_(self.read_mask.weight)
         nn.init.normal_(self.read_log_ratio.weight, std=2e-3)
@@ -58,15 +62,16 @@ class GeneSetTransformer(nn.Module):
         nn.init.ones_(self.read_log_dispersion.bias)
 
     def forward(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(B, G)``."""
+        """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(E, B, G)``."""
         dropout = self.input_dropout if self.training else 0.0
-        residual = freeman_tukey_residual(x_t, survival_prob, base_rate, dropout=dropout)
-        tokens = self.read_in(residual).view(-1, self.n_tokens, self.width) + self.token_embedding
+        cells = (tensor.flatten(0, 1) for tensor in (x_t, survival_prob, base_rate))
+        residual = freeman_tukey_residual(*cells, dropout=dropout).view_as(x_t)
+        tokens = self.read_in(residual).unflatten(2, (self.n_tokens, self.width)) + self.token_embedding
         # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing. The same for all
         # tokens: a vector for each costs a third of all matrix products and predicts no better.
-        tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(1)
+        tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(2)
         for block in self.blocks:
             tokens = block(tokens, context)
         tokens = self.norm(tokens)
         # The dispersion reads the tokens but does not shape them: they serve the mean.
-        return self.read_log_ratio(tokens.flatten(1)), self.read_log_dispersion(tokens.detach().mean(1))
+        return self.read_log_ratio(tokens.flatten(2)), self.read_log_dispersion(tokens.detach().mean(2))

@@ -4,39 +4,60 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from countsdiff_sc.nn import FullAttention, GeneSetTransformer
-from countsdiff_sc.nn._blocks import ModulatedBlock
+from countsdiff_sc.nn._blocks import ModulatedBlock, attention
 from countsdiff_sc.nn._context import fourier_features
 from countsdiff_sc.nn._denoiser import freeman_tukey_residual
+from countsdiff_sc.nn._members import MemberLinear
+
+
+E = 2  # networks
 
 
 def test_attention_equals_its_formula():
     torch.manual_seed(0)
-    block = ModulatedBlock(8, 2, dropout=0.0)
-    hidden = torch.randn(3, 5, 8)
-    query, key, value = block.qkv(hidden).chunk(3, dim=-1)
+    block = ModulatedBlock(8, 2, dropout=0.0, n_members=E)
+    hidden = torch.randn(E, 3, 5, 8)
+    query, key, value = block.qkv(hidden.flatten(1, 2)).unflatten(1, (3, 5)).chunk(3, dim=-1)
     heads = []
     for head in (slice(0, 4), slice(4, 8)):
-        weights = (query[..., head] @ key[..., head].transpose(1, 2) / math.sqrt(4)).softmax(-1)
+        weights = (query[..., head] @ key[..., head].transpose(-1, -2) / math.sqrt(4)).softmax(-1)
         heads.append(weights @ value[..., head])
-    torch.testing.assert_close(block._attend(hidden), block.attention_out(torch.cat(heads, dim=-1)))
+    mixed = block.attention_out(torch.cat(heads, dim=-1).flatten(1, 2)).view_as(hidden)
+    torch.testing.assert_close(block._attend(hidden), mixed)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 8, 32, 33])
+def test_attention_of_few_and_many_tokens_is_that_of_torch(n_tokens):
+    query, key, value = torch.randn(3, 4, 2, n_tokens, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attention(query, key, value), F.scaled_dot_product_attention(query, key, value))
 
 
 def test_tokens_may_be_permuted():
     torch.manual_seed(0)
-    block, tokens, context = ModulatedBlock(8, 2, dropout=0.0), torch.randn(3, 5, 8), torch.randn(3, 8)
+    block = ModulatedBlock(8, 2, dropout=0.0, n_members=E)
+    tokens, context = torch.randn(E, 3, 5, 8), torch.randn(E, 3, 8)
     order = torch.tensor([3, 0, 4, 1, 2])
-    torch.testing.assert_close(block(tokens[:, order], context), block(tokens, context)[:, order])
+    torch.testing.assert_close(block(tokens[:, :, order], context), block(tokens, context)[:, :, order])
 
 
 def test_an_unmodulated_block_is_a_plain_one():
     """The modulation starts at zero: context plays no part before training."""
     torch.manual_seed(0)
-    block, tokens = ModulatedBlock(8, 2, dropout=0.0), torch.randn(3, 5, 8)
-    torch.testing.assert_close(block(tokens, torch.randn(3, 8)), block(tokens, torch.zeros(3, 8)))
+    block, tokens = ModulatedBlock(8, 2, dropout=0.0, n_members=E), torch.randn(E, 3, 5, 8)
+    torch.testing.assert_close(block(tokens, torch.randn(E, 3, 8)), block(tokens, torch.zeros(E, 3, 8)))
+
+
+def test_networks_do_not_see_each_other():
+    torch.manual_seed(0)
+    layer, x = MemberLinear(E, 4, 3), torch.randn(E, 5, 4)
+    alone = torch.stack([F.linear(x[e], layer.weight[e].T, layer.bias[e, 0]) for e in range(E)])
+    torch.testing.assert_close(layer(x), alone)
+    torch.testing.assert_close(layer(x[:1]), layer(x[:1].repeat(E, 1, 1)))
 
 
 def test_heads_must_divide_the_width():
@@ -50,25 +71,28 @@ def permute_genes(backbone, order):
     for name, value in state.items():
         if name in {"read_in.weight", "read_mask.weight"}:
             state[name] = value[:, order]
-        elif name == "gene_embedding" or (name.startswith("read_log") and len(value) == len(order)):
-            state[name] = value[order]
+        elif name == "gene_embedding":
+            state[name] = value[:, :, order]
+        elif name.startswith("read_log") and value.shape[-1] == len(order):
+            state[name] = value[..., order]
     backbone.load_state_dict(state)
 
 
 @pytest.mark.parametrize("backbone_class", [GeneSetTransformer, FullAttention])
 def test_genes_have_no_order(backbone_class):
     torch.manual_seed(0)
-    backbone = backbone_class(7, width=8, n_layers=1, n_heads=2).eval()
+    backbone = backbone_class(7, n_members=E, width=8, n_layers=1, n_heads=2).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
-    x_t, survival_prob, base_rate = torch.poisson(torch.full((2, 7), 2.0)), torch.rand(2, 7), torch.rand(2, 7) + 0.5
-    context, order = torch.randn(2, 8), torch.tensor([3, 6, 1, 0, 5, 2, 4])
+    shape = (E, 2, 7)
+    x_t, survival_prob, base_rate = torch.poisson(torch.full(shape, 2.0)), torch.rand(shape), torch.rand(shape) + 0.5
+    context, order = torch.randn(E, 2, 8), torch.tensor([3, 6, 1, 0, 5, 2, 4])
     before = backbone(x_t, survival_prob, base_rate, context)
     permute_genes(backbone, order)
-    after = backbone(x_t[:, order], survival_prob[:, order], base_rate[:, order], context)
+    after = backbone(x_t[..., order], survival_prob[..., order], base_rate[..., order], context)
     for left, right in zip(after, before, strict=True):
-        torch.testing.assert_close(left, right[:, order])
+        torch.testing.assert_close(left, right[..., order])
 
 
 def test_time_features_are_continuous_and_tell_times_apart():

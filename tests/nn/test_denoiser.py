@@ -9,9 +9,10 @@ from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTr
 from countsdiff_sc.nn._denoiser import mixture_moments
 
 B, G = 6, 10
+SIZE = {"width": 8, "n_layers": 1, "n_heads": 2, "dropout": 0.0}
 BACKBONES = {
-    "gene_set_transformer": lambda: GeneSetTransformer(G, n_tokens=3, width=8, n_layers=1, n_heads=2, dropout=0.0),
-    "full_attention": lambda: FullAttention(G, width=8, n_layers=1, n_heads=2, dropout=0.0),
+    "gene_set_transformer": lambda n_members=1: GeneSetTransformer(G, n_members=n_members, n_tokens=3, **SIZE),
+    "full_attention": lambda n_members=1: FullAttention(G, n_members=n_members, **SIZE),
 }
 
 
@@ -24,11 +25,11 @@ def perturbed(module, *, std=0.3):
     return module
 
 
-@pytest.fixture(params=[["gene_set_transformer"], ["full_attention"], ["gene_set_transformer"] * 3], ids="+".join)
+@pytest.fixture(params=[(name, n_members) for name in BACKBONES for n_members in (1, 3)], ids=str)
 def denoiser(request):
     torch.manual_seed(0)
-    backbones = [BACKBONES[name]() for name in request.param]
-    module = CountDenoiser(backbones, (6, 4), n_categories=(3,), n_continuous=1)
+    name, n_members = request.param
+    module = CountDenoiser(BACKBONES[name](n_members), (6, 4), n_categories=(3,), n_continuous=1)
     module.mean_profile.copy_(torch.rand(G, generator=torch.Generator().manual_seed(2)) * 4 + 0.1)
     module.depth_concentration.fill_(4.0)
     return perturbed(module).eval()
@@ -111,7 +112,7 @@ def test_the_gradient_reaches_every_weight(denoiser, cells):
 def test_the_dispersion_does_not_bend_the_mean(cells, name):
     """The gradient of the dispersion stops at the dispersion head, and that of the mean never enters it."""
     torch.manual_seed(0)
-    denoiser = perturbed(CountDenoiser([BACKBONES[name]()], (G,), (3,), 1))
+    denoiser = perturbed(CountDenoiser(BACKBONES[name](), (G,), (3,), 1))
     expected_births, dispersion = denoiser(*cells)
     head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
     dispersion.log().sum().backward(retain_graph=True)
@@ -124,7 +125,7 @@ def test_the_dispersion_does_not_bend_the_mean(cells, name):
 def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
     """So that training starts from the rank-one baseline: doubling a cell's visible counts doubles the prediction."""
     torch.manual_seed(0)
-    denoiser = CountDenoiser([GeneSetTransformer(G, dropout=0.0)], (G,)).eval()
+    denoiser = CountDenoiser(GeneSetTransformer(G, dropout=0.0), (G,)).eval()
     profile = torch.arange(1.0, G + 1.0)
     denoiser.mean_profile.copy_(profile)
     denoiser.depth_concentration.fill_(1e-6)  # no prior: depth is read off the counts alone
@@ -139,7 +140,7 @@ def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
 
 
 def test_depth_is_a_gamma_posterior_per_modality():
-    denoiser = CountDenoiser([BACKBONES["full_attention"]()], (6, 4))
+    denoiser = CountDenoiser(BACKBONES["full_attention"](), (6, 4))
     denoiser.mean_profile.copy_(torch.tensor([2.0] * 6 + [10.0] * 4))
     denoiser.depth_concentration.copy_(torch.tensor([3.0, 5.0]))
     x_t, survival_prob = torch.zeros(2, G), torch.zeros(2, G)
@@ -149,21 +150,28 @@ def test_depth_is_a_gamma_posterior_per_modality():
     torch.testing.assert_close(depth, torch.tensor([[(3 + 14) / (3 + 4), 1.0], [1.0, 1.0]]))
 
 
-def ensemble_and_members(n_members=3):
+def ensemble_and_members(name, n_members=3):
     """Several perturbed networks together, and each in a denoiser of its own."""
     torch.manual_seed(0)
-    backbones = [BACKBONES["gene_set_transformer"]() for _ in range(n_members)]
-    for backbone in backbones:
-        backbone.input_dropout = 0.0
-    together = perturbed(CountDenoiser(backbones, (6, 4), n_categories=(3,), n_continuous=1))
-    alone = [CountDenoiser([backbone], (6, 4), n_categories=(3,), n_continuous=1) for backbone in together.backbones]
-    for member, context in zip(alone, together.contexts, strict=True):
-        member.contexts[0].load_state_dict(context.state_dict())
+    together, *alone = (
+        CountDenoiser(BACKBONES[name](n), (6, 4), n_categories=(3,), n_continuous=1) for n in (n_members, *[1] * n_members)
+    )
+    perturbed(together)
+    together.backbone.input_dropout = 0.0
+    shared = {key for key, _ in together.named_buffers()}
+    for member, denoiser in enumerate(alone):
+        denoiser.backbone.input_dropout = 0.0
+        state = together.state_dict()
+        denoiser.load_state_dict({k: v if k in shared else v[member : member + 1] for k, v in state.items()})
     return together, alone
 
 
-def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells):
-    together, alone = ensemble_and_members()
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+@every_backbone
+def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells, name):
+    together, alone = ensemble_and_members(name)
     found = together.train()(*cells)
     for member, denoiser in enumerate(alone):
         share = slice(2 * member, 2 * member + 2)
@@ -176,7 +184,7 @@ def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells):
 
 @pytest.mark.parametrize("n_cells", [1, 2, 4])
 def test_fewer_or_uneven_shares_are_no_hindrance(cells, n_cells):
-    together, _ = ensemble_and_members()
+    together, _ = ensemble_and_members("gene_set_transformer")
     x_t, survival_prob, t, conditions = cells
     few = Conditions(conditions.categories[:n_cells], conditions.continuous[:n_cells])
     mean, dispersion = together.train()(x_t[:n_cells], survival_prob[:n_cells], t[:n_cells], few)
@@ -184,8 +192,9 @@ def test_fewer_or_uneven_shares_are_no_hindrance(cells, n_cells):
     (mean.sum() + dispersion.sum()).backward()
 
 
-def test_after_training_the_networks_are_averaged(cells):
-    together, alone = ensemble_and_members()
+@every_backbone
+def test_after_training_the_networks_are_averaged(cells, name):
+    together, alone = ensemble_and_members(name)
     mean, dispersion = together.eval()(*cells)
     predictions = [denoiser.eval()(*cells) for denoiser in alone]
     torch.testing.assert_close(mean, torch.stack([m for m, _ in predictions]).mean(0))
