@@ -14,7 +14,6 @@ from countsdiff_sc.nn._context import fourier_features
 from countsdiff_sc.nn._denoiser import freeman_tukey_residual
 from countsdiff_sc.nn._members import MemberLinear
 
-
 E = 2  # networks
 
 
@@ -132,3 +131,19 @@ def test_the_residual_of_poisson_counts_is_standardised(mean):
 
 def test_nothing_expected_nothing_surprising():
     assert freeman_tukey_residual(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([3.0])) == 0
+
+
+def test_large_products_and_their_gradients_are_those_of_a_batched_product():
+    torch.manual_seed(0)
+    layer = MemberLinear(3, 700, 80)
+    x, weight = (
+        torch.randn(3, 80, 700, requires_grad=True),
+        torch.randn(3, 80, 80),
+    )  # above the size from which it counts
+    plain = torch.baddbmm(layer.bias, x, layer.weight)
+    torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-4)
+    leaves = [x, layer.weight, layer.bias]
+    expected = torch.autograd.grad((plain * weight).sum(), leaves)
+    for found, gradient in zip(torch.autograd.grad((layer(x) * weight).sum(), leaves), expected, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(layer(x[:1].detach()), layer(x[:1].detach().repeat(3, 1, 1)))

@@ -154,7 +154,8 @@ def ensemble_and_members(name, n_members=3):
     """Several perturbed networks together, and each in a denoiser of its own."""
     torch.manual_seed(0)
     together, *alone = (
-        CountDenoiser(BACKBONES[name](n), (6, 4), n_categories=(3,), n_continuous=1) for n in (n_members, *[1] * n_members)
+        CountDenoiser(BACKBONES[name](n), (6, 4), n_categories=(3,), n_continuous=1)
+        for n in (n_members, *[1] * n_members)
     )
     perturbed(together)
     together.backbone.input_dropout = 0.0
