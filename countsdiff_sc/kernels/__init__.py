@@ -2,13 +2,20 @@
 
 from ._csr import dense_to_csr
 from ._negative_binomial import MAX_MEAN, draw_negative_binomial
-from ._posterior import bregman, freeman_tukey, gamma_poisson_mean, gamma_poisson_mean_gradient
+from ._posterior import (
+    bounded_exp_gradient,
+    bregman,
+    freeman_tukey,
+    gamma_poisson_mean,
+    gamma_poisson_mean_gradient,
+)
 from ._random import uniform
 from ._ranks import group_correlations
 from ._thinning import corrupt, thin_counts
 
 __all__ = [
     "MAX_MEAN",
+    "bounded_exp_gradient",
     "bregman",
     "corrupt",
     "dense_to_csr",

@@ -50,6 +50,23 @@ def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
                 residual[row, column] *= scale * np.float32(unit >= least)
 
 
+def bounded_exp_gradient(
+    gradient: np.ndarray, value: np.ndarray, *, low: float, high: float, n_threads: int = 1
+) -> np.ndarray:
+    """Gradient of ``value = exp(clip(x))``: ``gradient`` times ``value`` strictly between ``low`` and ``high``, else 0."""
+    result = np.empty(value.shape, dtype=np.float32)
+    over_rows(_bounded, value.shape, n_threads, gradient, value, np.float32(low), np.float32(high), result)
+    return result
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _bounded(first, last, gradient, value, low, high, result):
+    for row in range(first, last):
+        for column in range(value.shape[1]):
+            inside = np.float32((value[row, column] > low) & (value[row, column] < high))
+            result[row, column] = gradient[row, column] * value[row, column] * inside
+
+
 def gamma_poisson_mean(
     rate: np.ndarray, dispersion: np.ndarray, counts: np.ndarray, prob: np.ndarray, *, n_threads: int = 1
 ) -> np.ndarray:

@@ -15,7 +15,7 @@ from countsdiff_sc.process._compiled import arrays, compiles, drawn_seed
 from ._context import CellContext, Conditions
 
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
-MAX_LOG_RATIO = 8.0
+LOG_RATIO_RANGE = (-8.0, 8.0)
 LOG_DISPERSION_RANGE = (-5.0, 8.0)
 #: Least divisor.
 TINY = 1e-30
@@ -122,8 +122,8 @@ class CountDenoiser(nn.Module):
         else:
             read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))
             log_ratio, log_dispersion = (value.unsqueeze(0) for value in read)
-        rate = base_rate * log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-        return rate, log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+        ratio, dispersion = bounded_exp(log_ratio, LOG_RATIO_RANGE), bounded_exp(log_dispersion, LOG_DISPERSION_RANGE)
+        return base_rate * ratio, dispersion
 
 
 def _posterior(rate: Tensor, dispersion: Tensor, x_t: Tensor, survival_prob: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +131,33 @@ def _posterior(rate: Tensor, dispersion: Tensor, x_t: Tensor, survival_prob: Ten
     # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
     expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
     return expected_births, dispersion + x_t
+
+
+def bounded_exp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Exponential of ``x`` held within ``bounds``, elementwise; constant, with gradient 0, at and beyond them."""
+    if x.is_contiguous() and compiles(x.flatten(0, -2)):
+        return _BoundedExp.apply(x, *bounds)
+    return x.clamp(*bounds).exp()
+
+
+class _BoundedExp(torch.autograd.Function):
+    """The same with a gradient in one pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
+        value = x.clamp(low, high).exp_()
+        ctx.save_for_backward(value)
+        # The ends as single precision has them, so that a value at a bound is recognised.
+        ctx.ends = torch.tensor([low, high], dtype=x.dtype).exp().tolist()
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (value,) = ctx.saved_tensors
+        inputs = arrays(*(tensor.flatten(0, -2) for tensor in (gradient.contiguous(), value)))
+        low, high = ctx.ends
+        by_x = kernels.bounded_exp_gradient(*inputs, low=low, high=high, n_threads=torch.get_num_threads())
+        return torch.from_numpy(by_x).view_as(value), None, None
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

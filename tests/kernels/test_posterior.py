@@ -5,7 +5,7 @@ import pytest
 import torch
 from laws import generator
 
-from countsdiff_sc.nn._denoiser import freeman_tukey_residual
+from countsdiff_sc.nn._denoiser import bounded_exp, freeman_tukey_residual
 from countsdiff_sc.process import bregman_loss, gamma_poisson_posterior, weighted_bregman_loss
 
 SHAPE = (120, 301)  # enough entries for several threads
@@ -75,3 +75,18 @@ def test_posterior_with_a_dispersion_to_learn_is_differentiable_by_it(entries):
     gamma_poisson_posterior(rate, dispersion, counts, prob)[0].sum().backward()
     assert np.isfinite(dispersion.grad).all()
     assert dispersion.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("bounds", [(-8.0, 8.0), (-5.0, 8.0), (-0.3, 0.7)])
+def test_bounded_exponential_and_its_gradient(bounds):
+    x = 4.0 * torch.randn(2, 90, 101, generator=generator(6))
+    x[0, 0, :4] = torch.tensor([*bounds, -100.0, 100.0])
+    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
+    found, exact = bounded_exp(single, bounds), bounded_exp(double, bounds)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
+    weight = torch.rand(x.shape, generator=generator(7))
+    (found * weight).sum().backward()
+    (exact * weight.double()).sum().backward()
+    inside = (x > bounds[0]) & (x < bounds[1])  # at a bound itself either one-sided derivative would do
+    torch.testing.assert_close(single.grad.double()[inside], double.grad[inside], rtol=1e-5, atol=0.0)
+    assert not single.grad[~inside].any()
