@@ -37,7 +37,7 @@ def draw_schedules() -> plt.Figure:
     return figure
 
 
-def draw_clocks(*, n_steps: int = 40) -> plt.Figure:
+def draw_clocks(*, n_steps: int = 20) -> plt.Figure:
     """Left: p in the clock in which blackout is even. Middle: what equal steps of time make of it. Right: cosine's clock."""
     figure, (logit, steps, angle) = plt.subplots(1, 3, figsize=(9.2, 3.4), width_ratios=(3, 2, 3), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08)
@@ -51,7 +51,9 @@ def draw_clocks(*, n_steps: int = 40) -> plt.Figure:
         angle.plot(t, survival.sqrt().arccos() * 2.0 / torch.pi, color=color, linestyle=style)
         p = process.get_schedule(name).survival_prob(process.time_grid(n_steps).double())
         n_middle = int(((p > 0.01) & (p < 0.99)).sum())
-        print(f"{name}: {n_middle} of the {n_steps - 1} times between {n_steps} equal steps have p between 0.01 and 0.99")
+        print(
+            f"{name}: {n_middle} of the {n_steps - 1} times between {n_steps} equal steps have p between 0.01 and 0.99"
+        )
         steps.hlines(torch.logit(p[1:-1]), column - 0.32, column + 0.32, color=color, linewidth=1.1)
     labels = {1e-6: "$10^{-6}$", 1e-4: "$10^{-4}$", 1e-2: "0.01", 0.5: "0.5", 0.99: "0.99"}
     labels |= {1 - 1e-4: "$1-10^{-4}$", 1 - 1e-6: "$1-10^{-6}$"}
@@ -59,11 +61,13 @@ def draw_clocks(*, n_steps: int = 40) -> plt.Figure:
     for ax in (logit, steps):
         ax.axhspan(ticks[2], ticks[4], color="0.93", zorder=0)
         ax.set(yticks=ticks, yticklabels=list(labels.values()), ylim=(-16.5, 16.5))
-    logit.set(xlabel="time $t$", ylabel="$p$, even in logit $p$", xlim=(0, 1), title="Blackout is straight in logit $p$")
+    logit.set(
+        xlabel="time $t$", ylabel="$p$, even in logit $p$", xlim=(0, 1), title="Blackout is straight in logit $p$"
+    )
     logit.legend(frameon=False, loc="lower left")
     steps.tick_params(axis="y", labelleft=False)
     steps.set(xticks=range(3), xticklabels=["cosine", "blackout", "jump"], title=f"{n_steps} equal steps of time")
-    angle.set(xlabel="time $t$", ylabel=r"$\frac{2}{\pi} \arccos \sqrt{p}$", xlim=(0, 1), ylim=(0, 1))
+    angle.set(xlabel="time $t$", ylabel=r"$(2 / \pi)\, \arccos \sqrt{p}$", xlim=(0, 1), ylim=(0, 1))
     angle.set_title("Cosine is straight in the angle")
     return figure
 
@@ -132,7 +136,13 @@ def draw_variance(*, n_draws: int = 40_000) -> plt.Figure:
                 generator=torch.Generator().manual_seed(SEED),
             )
             moments.append((float(draws.mean()), float(draws.var())))
-        look = {"marker": marker, "markersize": 4, "linestyle": style, "color": color, "label": births.replace("_", " ")}
+        look = {
+            "marker": marker,
+            "markersize": 4,
+            "linestyle": style,
+            "color": color,
+            "label": births.replace("_", " "),
+        }
         for ax, name, values in zip(axes, ("mean", "variance"), zip(*moments, strict=True), strict=True):
             print(births, name, dict(zip(n_steps, [round(v, 2) for v in values], strict=True)))
             ax.plot(n_steps, values, **look)
