@@ -168,19 +168,20 @@ def draw_figure(found: list[dict], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
     for ax, axis in zip(axes, ("genes", "cells"), strict=False):
-        for quantity, name, color in (("train_us", "training", "#0072B2"), ("draw_us", "imputing a draw", "#D55E00")):
+        for quantity, name, color in (("train_us", "training", "#0072B2"), ("draw_us", "one draw", "#D55E00")):
             sizes = [point[axis] for point in along(found, axis)]
-            label = f"{name}, exponent {exponent(found, axis, quantity):.2f}"
+            label = f"{name}: exponent {exponent(found, axis, quantity):.2f}"
             ax.loglog(sizes, [point[quantity] for point in along(found, axis)], "o-", color=color, label=label)
-        ax.set(xlabel=axis, ylabel="time per cell (us)", title=_fixed(axis))
-        ax.margins(y=0.5)  # room for the legend
-        ax.legend(frameon=False, loc="upper left")
+        ax.set(xlabel=axis, ylabel="time per cell (us)", title=_fixed(axis), ylim=(10, 2e4))
+        ax.legend(frameon=False, loc="upper left", fontsize="small")
     for axis, color in (("cells", "#009E73"), ("genes", "#CC79A7")):
         kept = along(found, axis)
         entries = [1e-6 * point["cells"] * point["genes"] for point in kept]
         axes[2].loglog(entries, [point["memory_mb"] for point in kept], "o-", color=color, label=f"{axis} vary")
-    axes[2].set(xlabel="entries, a tenth of them not 0 (millions)", ylabel="peak memory over the package (MB)")
-    axes[2].legend(frameon=False, loc="upper left")
+    axes[2].set(
+        xlabel="millions of entries", ylabel="memory over the package (MB)", title="peak memory", ylim=(100, 1e4)
+    )
+    axes[2].legend(frameon=False, loc="upper left", fontsize="small")
     figure.savefig(path, dpi=150)
 
 
