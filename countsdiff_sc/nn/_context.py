@@ -14,7 +14,7 @@ from ._members import MemberLinear
 
 @dataclass(frozen=True)
 class Conditions:
-    """Known facts about ``B`` cells.
+    """Known facts about ``B`` cells; backbones get them with a leading axis of networks.
 
     Parameters
     ----------
@@ -22,8 +22,6 @@ class Conditions:
         One code per categorical condition, ``-1`` for unknown; integers, shape ``(B, n_categorical)``.
     continuous
         Continuous covariates, shape ``(B, n_continuous)``.
-
-    Backbones get both with a leading axis of networks.
     """
 
     categories: Tensor
