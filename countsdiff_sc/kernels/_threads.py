@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 MIN_ENTRIES = 2**14
 
 _pools: dict[int, ThreadPoolExecutor] = {}
-# Threads do not survive a fork: a child that found this pool would wait for them for ever.
-os.register_at_fork(after_in_child=_pools.clear)
+# Threads do not survive a fork, which Windows does not have: a child that found this pool would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def over_rows(kernel: Callable, shape: tuple[int, int], n_threads: int, *arguments) -> list:
