@@ -39,7 +39,7 @@ class GeneSetTransformer(nn.Module):
         *,
         n_members: int = 1,
         n_tokens: int = 8,
-        width: int = 32,
+        width: int = 48,
         n_layers: int = 1,
         n_heads: int = 2,
         dropout: float = 0.0,
