@@ -15,9 +15,9 @@ from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
     corrupt,
+    dispersion_loss,
     get_schedule,
     get_time_distribution,
-    negative_binomial_nll,
     product_guidance,
     weighted_bregman_loss,
 )
@@ -95,8 +95,8 @@ class CountsDiffModule(BaseModuleClass):
     MISSING_MODALITY_FRACTION = 0.2
     #: How often a cell's observed counts are thinned in training, and the least that is left of them.
     SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
-    #: How often a cell loses low counts more often than high ones in training, and the largest logarithm of the odds ratio.
-    SELECTIVE_FRACTION, MAX_LOG_ODDS_RATIO = 0.1, 6.0
+    #: One in so many cells loses low counts more often than high ones in training, by up to this logarithm of an odds ratio.
+    SELECTIVE_SHARE, MAX_LOG_ODDS_RATIO = 10, 6.0
     #: The dispersion is fitted to one in this many cells of a minibatch, since gamma functions are dear.
     DISPERSION_SHARE = 8
 
@@ -146,7 +146,7 @@ class CountsDiffModule(BaseModuleClass):
         An ``observed_mask`` ``(B, G)`` takes the place of the registered masks; NaN is never known.
         """
         x = torch.cat([tensors[key] for key in self.count_keys], dim=1)
-        known = ~torch.isnan(x)
+        known = x == x  # all but NaN
         if observed_mask is None and any(observed_mask_key(key) in tensors for key in self.count_keys):
             masks = [tensors.get(observed_mask_key(key), torch.ones_like(tensors[key])) for key in self.count_keys]
             observed_mask = torch.cat(masks, dim=1) > 0
@@ -201,18 +201,17 @@ class CountsDiffModule(BaseModuleClass):
             n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
             conditions = conditions.dropped(uniform(n_cells, n_conditions) < self.p_uncond)
 
-        expected_births, dispersion = self.denoiser(x_t, survival_prob, t.squeeze(1), conditions)
-        n_deaths = x_0 - x_t
-        weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t))
-        n_target = target.sum().clamp(min=1)
-        mean_loss = weighted_bregman_loss(n_deaths, expected_births, weight * target) / n_target
         some = slice(None, None, self.DISPERSION_SHARE if self.training else 1)
-        nll = negative_binomial_nll(n_deaths[some], expected_births[some].detach(), dispersion[some])
-        dispersion_loss = (target[some] * nll).sum() / target[some].sum().clamp(min=1)
+        expected_births, dispersion = self.denoiser(x_t, survival_prob, t.squeeze(1), conditions, dispersion_of=some)
+        n_deaths = x_0 - x_t
+        weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / target.sum().clamp(min=1)
+        mean_loss = weighted_bregman_loss(n_deaths, expected_births, target, weight)
+        spread_loss = dispersion_loss(n_deaths[some], expected_births[some], dispersion, target[some])
+        spread_loss = spread_loss / target[some].sum().clamp(min=1)
         return LossOutput(
-            loss=mean_loss + dispersion_loss,
+            loss=mean_loss + spread_loss,
             n_obs_minibatch=n_cells,
-            extra_metrics={"mean_loss": mean_loss.detach(), "dispersion_loss": dispersion_loss.detach()},
+            extra_metrics={"mean_loss": mean_loss.detach(), "dispersion_loss": spread_loss.detach()},
         )
 
     def _observed_prob(self, x_0: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
@@ -222,15 +221,14 @@ class CountsDiffModule(BaseModuleClass):
         trained. Some cells lose low counts more often than high ones, which the network can tell from what is left
         where that is at least half.
         """
-        n_cells, n_genes = x_0.shape
-        fraction = uniform(n_cells, 1)
-        selective = uniform(n_cells) < self.SELECTIVE_FRACTION
-        observed_prob = fraction.repeat(1, n_genes)
-        some, log_odds_ratio = x_0[selective], self.MAX_LOG_ODDS_RATIO * uniform(n_cells, 1)[selective]
+        # Cells come in random order, and which of them do not depend on the data: a device need not be waited for.
+        selective = slice(None, None, self.SELECTIVE_SHARE)
+        fraction, log_odds_ratio = uniform(len(x_0), 1), self.MAX_LOG_ODDS_RATIO * uniform(len(x_0[selective]), 1)
         # From 0 for no molecule to 1 for many more than the gene has on average.
-        height = some / (some + self.net.mean_profile).clamp(min=1e-9)
+        height = x_0[selective] / (x_0[selective] + self.net.mean_profile).clamp(min=1e-9)
         height = height - height.mean(1, keepdim=True)
         odds = torch.logit((1.0 + fraction[selective]) / 2.0, eps=1e-4) + log_odds_ratio * height
+        observed_prob = fraction.repeat(1, x_0.shape[1])
         observed_prob[selective] = torch.sigmoid(odds)
         return observed_prob
 

@@ -10,7 +10,7 @@ from countsdiff_sc import CountsDiffSC
 class ExactBackbone(torch.nn.Module):
     """The rate is the mean profile at the cell's depth, and the inverse dispersion a constant."""
 
-    width = 2
+    context_width = 2
 
     def __init__(self, dispersion):
         super().__init__()

@@ -1,13 +1,13 @@
 """Compiled loops for what vectors cannot do well on a CPU. Each has a plain counterpart that its tests compare it with."""
 
 from ._csr import dense_to_csr
-from ._negative_binomial import MAX_MEAN, draw_negative_binomial
+from ._negative_binomial import MAX_MEAN, draw_negative_binomial, negative_binomial_nll
 from ._posterior import (
-    bounded_exp_gradient,
     bregman,
     freeman_tukey,
     gamma_poisson_mean,
     gamma_poisson_mean_gradient,
+    gamma_poisson_mixture,
 )
 from ._random import uniform
 from ._ranks import group_correlations
@@ -15,7 +15,6 @@ from ._thinning import corrupt, thin_counts
 
 __all__ = [
     "MAX_MEAN",
-    "bounded_exp_gradient",
     "bregman",
     "corrupt",
     "dense_to_csr",
@@ -23,7 +22,9 @@ __all__ = [
     "freeman_tukey",
     "gamma_poisson_mean",
     "gamma_poisson_mean_gradient",
+    "gamma_poisson_mixture",
     "group_correlations",
+    "negative_binomial_nll",
     "thin_counts",
     "uniform",
 ]

@@ -1,4 +1,4 @@
-"""Draws of negative binomial counts, most of which are zero."""
+"""Draws and log-probabilities of negative binomial counts, most of which are zero."""
 
 from __future__ import annotations
 
@@ -71,3 +71,75 @@ def _quantile(unit, mean, dispersion, zero_prob):
         cumulative += term
         count += 1
     return count
+
+
+#: Of so many factors the logarithm of a rising factorial is a plain sum; the rest are left to Stirling's series.
+_PLAIN = 16
+
+
+def negative_binomial_nll(
+    counts: np.ndarray,
+    mean: np.ndarray,
+    dispersion: np.ndarray,
+    target: np.ndarray,
+    *,
+    floor: float,
+    n_threads: int = 1,
+) -> tuple[float, np.ndarray]:
+    r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over target entries, and its gradient by :math:`r`.
+
+    :math:`-\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!} + (r + x) \log(1 + m / r) + x \log(r / m)`, of which a zero leaves
+    :math:`r \log(1 + m / r)`. The gradient is :math:`\log(1 + m / r) + (x - m) / (r + m) - \sum_{k < x} 1 / (r + k)`.
+
+    Parameters
+    ----------
+    counts, mean, dispersion, target
+        Counts :math:`x`, mean :math:`m`, inverse dispersion :math:`r > 0`, and 0 or 1; float32, shape ``(B, G)``.
+    floor
+        Least mean.
+    n_threads
+        Threads to use.
+    """
+    gradient = np.empty(counts.shape, dtype=np.float32)
+    arguments = (counts, mean, dispersion, target, floor, gradient)
+    return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _nll_rows(first, last, counts, mean, dispersion, target, floor, gradient):
+    total = 0.0
+    for row in range(first, last):
+        for column in range(counts.shape[1]):
+            gradient[row, column] = 0.0
+            if target[row, column] > 0.0:
+                r, m = np.float64(dispersion[row, column]), max(np.float64(mean[row, column]), floor)
+                x, log_excess = counts[row, column], np.log1p(m / r)
+                nll, by_r = r * log_excess, log_excess + (x - m) / (r + m)
+                if x > 0.0:
+                    log_rising, harmonic = _rising_factorial(r, x)
+                    nll += math.lgamma(x + 1.0) - log_rising + x * (log_excess + math.log(r / m))
+                    by_r -= harmonic
+                total += nll
+                gradient[row, column] = by_r
+    return total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _rising_factorial(r, x):
+    r""":math:`\sum_{k < x} \log(r + k)` and :math:`\sum_{k < x} 1 / (r + k)`."""
+    product, harmonic = 1.0, 0.0
+    for k in range(int(min(x, _PLAIN))):
+        product *= r + k
+        harmonic += 1.0 / (r + k)
+    log_rising = math.log(product)
+    if x > _PLAIN:
+        log_rising += math.lgamma(r + x) - math.lgamma(r + _PLAIN)
+        harmonic += _digamma(r + x) - _digamma(r + _PLAIN)
+    return log_rising, harmonic
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _digamma(x):
+    """Asymptotic series, to 1e-9 from 16 on."""
+    square = 1.0 / (x * x)
+    return math.log(x) - 0.5 / x - square * (1.0 / 12.0 - square / 120.0)

@@ -50,23 +50,6 @@ def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
                 residual[row, column] *= scale * np.float32(unit >= least)
 
 
-def bounded_exp_gradient(
-    gradient: np.ndarray, value: np.ndarray, *, low: float, high: float, n_threads: int = 1
-) -> np.ndarray:
-    """Gradient of ``value = exp(clip(x))``: ``gradient`` times ``value`` strictly between ``low`` and ``high``, else 0."""
-    result = np.empty(value.shape, dtype=np.float32)
-    over_rows(_bounded, value.shape, n_threads, gradient, value, np.float32(low), np.float32(high), result)
-    return result
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _bounded(first, last, gradient, value, low, high, result):
-    for row in range(first, last):
-        for column in range(value.shape[1]):
-            inside = np.float32((value[row, column] > low) & (value[row, column] < high))
-            result[row, column] = gradient[row, column] * value[row, column] * inside
-
-
 def gamma_poisson_mean(
     rate: np.ndarray, dispersion: np.ndarray, counts: np.ndarray, prob: np.ndarray, *, n_threads: int = 1
 ) -> np.ndarray:
@@ -87,64 +70,139 @@ def _posterior_mean(first, last, rate, dispersion, counts, prob, mean):
 
 def gamma_poisson_mean_gradient(
     gradient: np.ndarray,
+    mean: np.ndarray,
     rate: np.ndarray,
     dispersion: np.ndarray,
-    counts: np.ndarray,
     prob: np.ndarray,
+    log_ratio: np.ndarray,
     *,
+    bounds: tuple[float, float],
     n_threads: int = 1,
 ) -> np.ndarray:
-    r"""Gradient by the rate, :math:`(1 - p)(r + x)\, r / (r + p \mu)^2` times ``gradient``; arguments as above."""
+    r"""Gradient of the mean :math:`\hat y` by :math:`\log \mu`, which is :math:`\hat y\, r / (r + p \mu)`, times ``gradient``.
+
+    It is 0 where ``log_ratio``, of which the rate is an exponential held within ``bounds``, is at or beyond them.
+    """
     result = np.empty(rate.shape, dtype=np.float32)
-    over_rows(_posterior_gradient, rate.shape, n_threads, gradient, rate, dispersion, counts, prob, result)
+    arguments = (gradient, mean, rate, dispersion, prob, log_ratio, *map(np.float32, bounds), result)
+    over_rows(_posterior_gradient, rate.shape, n_threads, *arguments)
     return result
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_gradient(first, last, gradient, rate, dispersion, counts, prob, result):
-    one = np.float32(1.0)
+def _posterior_gradient(first, last, gradient, mean, rate, dispersion, prob, log_ratio, low, high, result):
     for row in range(first, last):
         for column in range(rate.shape[1]):
-            r, p = dispersion[row, column], prob[row, column]
-            scale = one / (r + p * rate[row, column])
-            factor = (one - p) * (r + counts[row, column]) * r * scale * scale
-            result[row, column] = factor * gradient[row, column]
+            r, x = dispersion[row, column], log_ratio[row, column]
+            by_log_rate = mean[row, column] * r / (r + prob[row, column] * rate[row, column])
+            result[row, column] = gradient[row, column] * by_log_rate * np.float32((x > low) & (x < high))
+
+
+def gamma_poisson_mixture(
+    ratio: np.ndarray,
+    dispersion: np.ndarray,
+    base_rate: np.ndarray,
+    counts: np.ndarray,
+    prob: np.ndarray,
+    *,
+    tiny: float,
+    n_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Mean and inverse dispersion of the molecules lost, by an equal mixture of ``E`` laws.
+
+    Each has the mean :math:`m_k` of :func:`gamma_poisson_mean` and inverse dispersion :math:`s_k = r_k + x`. With
+    :math:`m` their average, the result is :math:`m` and :math:`m^2 / (\overline{m_k^2 / s_k} + \overline{(m_k - m)^2})`.
+
+    Parameters
+    ----------
+    ratio, dispersion
+        Rates over ``base_rate``, and inverse dispersions :math:`r_k`; float32, shape ``(E, B, G)``.
+    base_rate, counts, prob
+        Float32, shape ``(B, G)``.
+    tiny
+        Added above and below the fraction bar: where nothing can have been lost the inverse dispersion is 1.
+    n_threads
+        Threads to use.
+    """
+    mean, inverse_dispersion = (np.empty(counts.shape, dtype=np.float32) for _ in range(2))
+    arguments = (ratio, dispersion, base_rate, counts, prob, np.float32(tiny), mean, inverse_dispersion)
+    over_rows(_mixture, counts.shape, n_threads, *arguments)
+    return mean, inverse_dispersion
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, tiny, mean, inverse_dispersion):
+    one, share = np.float32(1.0), np.float32(1.0 / len(ratio))
+    n_columns = counts.shape[1]
+    total, squares, excess = np.empty((3, n_columns), dtype=np.float32)
+    for row in range(first, last):
+        # Deviations from the first mean, so that a small variance is not the difference of large numbers.
+        shift = mean[row]
+        for member in range(len(ratio)):
+            for column in range(n_columns):
+                r, p, x = dispersion[member, row, column], prob[row, column], counts[row, column]
+                mu = ratio[member, row, column] * base_rate[row, column]
+                m = (one - p) * (r + x) * mu / (r + p * mu)
+                if member == 0:
+                    shift[column], total[column], squares[column], excess[column] = m, 0.0, 0.0, m * m / (r + x)
+                else:
+                    deviation = m - shift[column]
+                    total[column] += deviation
+                    squares[column] += deviation * deviation
+                    excess[column] += m * m / (r + x)
+        for column in range(n_columns):
+            deviation = share * total[column]
+            variance = max(share * squares[column] - deviation * deviation, np.float32(0.0))
+            m = shift[column] + deviation
+            mean[row, column] = m
+            inverse_dispersion[row, column] = (m * m + tiny) / (share * excess[column] + variance + tiny)
 
 
 def bregman(
-    counts: np.ndarray, mean: np.ndarray, weight: np.ndarray, *, floor: float, n_threads: int = 1
+    counts: np.ndarray,
+    mean: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray,
+    *,
+    floor: float,
+    n_threads: int = 1,
 ) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`w (\hat y - y \log \hat y)`, and its gradient by :math:`\hat y`.
+    r"""Sum of :math:`w (\hat y - y \log \hat y)` over target entries, and its gradient by :math:`\hat y`.
 
     A logarithm is taken only where something was lost.
 
     Parameters
     ----------
-    counts, mean, weight
-        :math:`y`, :math:`\hat y` and :math:`w`, float32, shape ``(B, G)``.
+    counts, mean, target
+        :math:`y`, :math:`\hat y` and 0 or 1; float32, shape ``(B, G)``.
+    weight
+        :math:`w`, float32, shape ``(B,)``.
     floor
         Least :math:`\hat y` of which a logarithm is taken.
     n_threads
         Threads to use.
     """
     gradient = np.empty(mean.shape, dtype=np.float32)
-    sums = over_rows(_bregman, mean.shape, n_threads, counts, mean, weight, np.float32(floor), gradient)
-    return math.fsum(sums), gradient
+    arguments = (counts, mean, target, weight, np.float32(floor), gradient)
+    return math.fsum(over_rows(_bregman, mean.shape, n_threads, *arguments)), gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _bregman(first, last, counts, mean, weight, floor, gradient):
+# The order of a sum is left to the compiler, so that rows are added up as vectors.
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+def _bregman(first, last, counts, mean, target, weight, floor, gradient):
     total, one = 0.0, np.float32(1.0)
     occupied = np.empty(mean.shape[1], dtype=np.int64)
     for row in range(first, last):
-        n_occupied = 0
+        births, logs, n_occupied = np.float32(0.0), np.float32(0.0), 0
         for column in range(mean.shape[1]):
-            births = mean[row, column]
-            y = np.float32(births >= floor) * counts[row, column]
-            gradient[row, column] = weight[row, column] * (one - y / max(births, floor))
-            total += weight[row, column] * births
+            m, is_target = mean[row, column], target[row, column]
+            y = np.float32(m >= floor) * counts[row, column]
+            gradient[row, column] = weight[row] * is_target * (one - y / max(m, floor))
+            births += is_target * m
+        for column in range(mean.shape[1]):
             occupied[n_occupied] = column
-            n_occupied += counts[row, column] > 0.0
+            n_occupied += target[row, column] * counts[row, column] > 0.0
         for column in occupied[:n_occupied]:
-            total -= weight[row, column] * counts[row, column] * math.log(max(mean[row, column], floor))
+            logs += counts[row, column] * np.log(max(mean[row, column], floor))
+        total += weight[row] * (births - logs)
     return total

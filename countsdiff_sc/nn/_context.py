@@ -51,7 +51,7 @@ class ConditionEmbedding(nn.Module):
         self.register_buffer("members", torch.arange(n_members).unsqueeze(1), persistent=False)
 
     def forward(self, conditions: Conditions) -> Tensor | float:
-        """Embed conditions of ``E`` or 1 times ``B`` cells as ``(E, B, H)``, or as 0 where the model has none."""
+        """Embed conditions of ``E`` or 1 times ``B`` cells as ``(E, B, C)``, or as 0 where the model has none."""
         embedded = 0.0
         for index, table in enumerate(self.tables):
             embedded = embedded + table[self.members, conditions.categories[..., index] + 1]
@@ -76,7 +76,7 @@ class CellContext(nn.Module):
     Parameters
     ----------
     width
-        Width ``H`` of the context.
+        Width ``C`` of the context.
     n_modalities
         Number of modalities ``D``.
     n_categories
@@ -103,7 +103,7 @@ class CellContext(nn.Module):
         self.conditions = ConditionEmbedding(width, n_categories, n_continuous, n_members)
 
     def forward(self, x_t: Tensor, survival_prob: Tensor, depth: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Context ``(E, B, H)`` from counts and survival probabilities, depth and time of ``E`` or 1 times ``B`` cells.
+        """Context ``(E, B, C)`` from counts and survival probabilities, depth and time of ``E`` or 1 times ``B`` cells.
 
         Parameters
         ----------

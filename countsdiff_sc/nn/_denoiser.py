@@ -37,7 +37,7 @@ class CountDenoiser(nn.Module):
     ----------
     backbone
         Called as ``backbone(x_t, survival_prob, base_rate, context)``; returns log-ratio and log inverse dispersion. It has
-        an attribute ``width`` (``H``). A module that is a single network gets ``(B, G)`` tensors and a context ``(B, H)``, and
+        an attribute ``context_width`` (``C``). A module that is a single network gets ``(B, G)`` tensors and a context ``(B, C)``, and
         returns ``(B, G)`` tensors. One with an attribute ``n_members`` (``E``) is that many networks: tensors then have a
         leading axis of that size, or of size 1 where all networks get the same, and what it returns has that of size ``E``.
     modality_sizes
@@ -56,7 +56,9 @@ class CountDenoiser(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.n_members = getattr(backbone, "n_members", 1)
-        self.context = CellContext(backbone.width, len(modality_sizes), n_categories, n_continuous, self.n_members)
+        self.context = CellContext(
+            backbone.context_width, len(modality_sizes), n_categories, n_continuous, self.n_members
+        )
         membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
         self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
         self.register_buffer("mean_profile", torch.ones(len(membership)))
@@ -74,7 +76,15 @@ class CountDenoiser(nn.Module):
         expected = survival_prob @ (self.membership * self.mean_profile.unsqueeze(1))
         return (visible + self.depth_concentration) / (expected + self.depth_concentration)
 
-    def forward(self, x_t: Tensor, survival_prob: Tensor, t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x_t: Tensor,
+        survival_prob: Tensor,
+        t: Tensor,
+        conditions: Conditions,
+        *,
+        dispersion_of: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
         """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
 
         Parameters
@@ -87,16 +97,19 @@ class CountDenoiser(nn.Module):
             Time of the missing entries, shape ``(B,)``.
         conditions
             Labels and covariates of the cells.
+        dispersion_of
+            The cells whose inverse dispersion is returned.
         """
         depth = self.infer_depth(x_t, survival_prob)
         base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
-        if self.training:
-            rate, dispersion = (value.flatten(0, 1)[: len(x_t)] for value in self._read(*map(self._shares, inputs)))
-            return _posterior(rate, dispersion, x_t, survival_prob)
-        laws = zip(*self._read(*(tensor.unsqueeze(0) for tensor in inputs)), strict=True)
-        return mixture_moments([_posterior(rate, dispersion, x_t, survival_prob) for rate, dispersion in laws])
+        if not self.training:
+            read = self._read(*(tensor.unsqueeze(0) for tensor in inputs))
+            expected_births, dispersion = mixture_lost(*read, base_rate, x_t, survival_prob)
+            return expected_births, dispersion[dispersion_of]
+        read = (_joined(shares, len(x_t)) for shares in self._read(*map(self._shares, inputs)))
+        return molecules_lost(*read, base_rate, x_t, survival_prob, dispersion_of=dispersion_of)
 
     def _shares(self, cells: Tensor) -> Tensor:
         """Each network's share of the cells, ``(B, ...)`` to ``(E, B / E, ...)``; the first cells fill up the last share."""
@@ -115,49 +128,83 @@ class CountDenoiser(nn.Module):
         categories: Tensor,
         continuous: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Rate (molecules) and inverse dispersion of each entry by each network, ``(E, B, G)``."""
+        """Log-ratio and log inverse dispersion of each entry by each network, ``(E, B, G)``."""
         context = self.context(x_t, survival_prob, depth, t, Conditions(categories, continuous))
         if hasattr(self.backbone, "n_members"):
-            log_ratio, log_dispersion = self.backbone(x_t, survival_prob, base_rate, context)
-        else:
-            read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))
-            log_ratio, log_dispersion = (value.unsqueeze(0) for value in read)
-        ratio, dispersion = bounded_exp(log_ratio, LOG_RATIO_RANGE), bounded_exp(log_dispersion, LOG_DISPERSION_RANGE)
-        return base_rate * ratio, dispersion
+            return self.backbone(x_t, survival_prob, base_rate, context)
+        read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))
+        return tuple(value.unsqueeze(0) for value in read)
 
 
-def _posterior(rate: Tensor, dispersion: Tensor, x_t: Tensor, survival_prob: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse dispersion of the molecules lost, of which each is learned by itself."""
-    # The mean must not be bent to please the dispersion's likelihood, nor the reverse.
-    expected_births, _ = gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)
-    return expected_births, dispersion + x_t
+def _joined(shares: Tensor, n_cells: int) -> Tensor:
+    """The networks' shares of the cells, ``(E, B / E, ...)``, as ``(B, ...)``, without those that filled up the last."""
+    cells = shares.flatten(0, 1)
+    return cells if len(cells) == n_cells else cells[:n_cells]
 
 
-def bounded_exp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Exponential of ``x`` held within ``bounds``, elementwise; constant, with gradient 0, at and beyond them."""
-    if x.is_contiguous() and compiles(x.flatten(0, -2)):
-        return _BoundedExp.apply(x, *bounds)
-    return x.clamp(*bounds).exp()
+def molecules_lost(
+    log_ratio: Tensor,
+    log_dispersion: Tensor,
+    base_rate: Tensor,
+    x_t: Tensor,
+    survival_prob: Tensor,
+    *,
+    dispersion_of: slice = slice(None),
+) -> tuple[Tensor, Tensor]:
+    """Mean (molecules) of the molecules lost, ``(B, G)``, and inverse dispersion of some cells', as one network has it.
+
+    Each is learned by itself: the mean must not be bent to please the dispersion's likelihood, nor the reverse.
+    """
+    inputs = (log_ratio, log_dispersion.detach(), base_rate, x_t, survival_prob)
+    expected_births = _MeanLost.apply(*inputs) if compiles(*inputs) else mean_lost(*inputs)
+    return expected_births, _dispersion(log_dispersion[dispersion_of]) + x_t[dispersion_of]
 
 
-class _BoundedExp(torch.autograd.Function):
-    """The same with a gradient in one pass."""
+def mean_lost(
+    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
+) -> Tensor:
+    """Mean of the molecules lost; all ``(B, G)``."""
+    rate = base_rate * log_ratio.clamp(*LOG_RATIO_RANGE).exp()
+    return gamma_poisson_posterior(rate, _dispersion(log_dispersion), x_t, survival_prob)[0]
+
+
+def _dispersion(log_dispersion: Tensor) -> Tensor:
+    return log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+
+
+class _MeanLost(torch.autograd.Function):
+    """:func:`mean_lost`, differentiable by the log-ratio, in one pass each way."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
-        value = x.clamp(low, high).exp_()
-        ctx.save_for_backward(value)
-        # The ends as single precision has them, so that a value at a bound is recognised.
-        ctx.ends = torch.tensor([low, high], dtype=x.dtype).exp().tolist()
-        return value
+    def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, *visible: Tensor) -> Tensor:
+        rate = log_ratio.clamp(*LOG_RATIO_RANGE).exp_().mul_(base_rate)
+        dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
+        inputs = arrays(rate, dispersion, *visible)
+        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, n_threads=torch.get_num_threads()))
+        ctx.save_for_backward(mean, rate, dispersion, visible[1], log_ratio)
+        return mean
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (value,) = ctx.saved_tensors
-        inputs = arrays(*(tensor.flatten(0, -2) for tensor in (gradient.contiguous(), value)))
-        low, high = ctx.ends
-        by_x = kernels.bounded_exp_gradient(*inputs, low=low, high=high, n_threads=torch.get_num_threads())
-        return torch.from_numpy(by_x).view_as(value), None, None
+        inputs = arrays(gradient.contiguous(), *ctx.saved_tensors)
+        n_threads = torch.get_num_threads()
+        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, bounds=LOG_RATIO_RANGE, n_threads=n_threads)
+        return torch.from_numpy(by_log_ratio), None, None, None, None
+
+
+def mixture_lost(
+    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and inverse dispersion of the molecules lost, as an equal mixture of ``E`` networks has it.
+
+    Those of the networks are the first two arguments, ``(E, B, G)``; the others are ``(B, G)``.
+    """
+    others = (base_rate, x_t, survival_prob)
+    if len(log_ratio) > 1 and not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *others):
+        ratio, dispersion = log_ratio.clamp(*LOG_RATIO_RANGE).exp_(), log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
+        inputs, n_threads = arrays(ratio, dispersion, *others), torch.get_num_threads()
+        return tuple(map(torch.from_numpy, kernels.gamma_poisson_mixture(*inputs, tiny=TINY, n_threads=n_threads)))
+    return mixture_moments([molecules_lost(*read, *others) for read in zip(log_ratio, log_dispersion, strict=True)])
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -34,10 +34,10 @@ class FullAttention(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.n_members, self.width = n_members, width
+        self.n_members, self.context_width = n_members, width
         self.gene_embedding = nn.Parameter(0.02 * torch.randn(n_members, 1, n_genes, width))
         self.count_embedding = MemberLinear(n_members, 2, width)  # log1p count and survival probability
-        self.blocks = nn.ModuleList(ModulatedBlock(width, n_heads, dropout, n_members) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(ModulatedBlock(width, width, n_heads, dropout, n_members) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.read_log_ratio = MemberLinear(n_members, width, 1)
         self.read_log_dispersion = MemberLinear(n_members, width, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._blocks import ModulatedBlock
@@ -23,6 +24,9 @@ class GeneSetTransformer(nn.Module):
         Number of gene-set tokens ``M``.
     width
         Token width ``H``.
+    context_width
+        Width ``C`` of what is known about a cell besides its counts. It modulates the blocks and is read out beside the
+        tokens, so that labels tell where little is visible.
     n_layers
         Transformer blocks.
     n_heads
@@ -39,20 +43,24 @@ class GeneSetTransformer(nn.Module):
         *,
         n_members: int = 1,
         n_tokens: int = 8,
-        width: int = 48,
+        width: int = 32,
+        context_width: int = 64,
         n_layers: int = 1,
         n_heads: int = 2,
         dropout: float = 0.0,
         input_dropout: float = 0.2,
     ):
         super().__init__()
-        self.n_members, self.n_tokens, self.width, self.input_dropout = n_members, n_tokens, width, input_dropout
+        self.n_members, self.n_tokens, self.width = n_members, n_tokens, width
+        self.context_width, self.input_dropout = context_width, input_dropout
         self.read_in = MemberLinear(n_members, n_genes, n_tokens * width)
         self.read_mask = MemberLinear(n_members, n_genes, width, bias=False)
         self.token_embedding = nn.Parameter(0.02 * torch.randn(n_members, 1, n_tokens, width))
-        self.blocks = nn.ModuleList(ModulatedBlock(width, n_heads, dropout, n_members) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(width, context_width, n_heads, dropout, n_members, mlp_ratio=2) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.read_log_ratio = MemberLinear(n_members, n_tokens * width, n_genes)
+        self.read_log_ratio = MemberLinear(n_members, n_tokens * width + context_width, n_genes)
         self.read_log_dispersion = MemberLinear(n_members, width, n_genes)
         # Start from the depth-scaled mean profile and a moderate dispersion.
         nn.init.zeros_(self.read_mask.weight)
@@ -73,5 +81,6 @@ class GeneSetTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, context)
         tokens = self.norm(tokens)
+        features = torch.cat([tokens.flatten(2), F.silu(context)], dim=-1)
         # The dispersion reads the tokens but does not shape them: they serve the mean.
-        return self.read_log_ratio(tokens.flatten(2)), self.read_log_dispersion(tokens.detach().mean(2))
+        return self.read_log_ratio(features), self.read_log_dispersion(tokens.detach().mean(2))

@@ -37,28 +37,31 @@ class MemberLinear(nn.Module):
         x = x.expand(len(self.weight), -1, -1)
         is_large = x.shape[1] * self.weight[0].numel() >= _LARGE
         if is_large and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            product = _ProductOfEach.apply(x, self.weight)
-            return product if self.bias is None else product + self.bias
+            return _MapOfEach.apply(x, self.weight, self.bias)
         return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
 
 
-class _ProductOfEach(torch.autograd.Function):
-    """Batched matrix product, ``(E, N, in)`` by ``(E, in, out)``, one after another."""
+class _MapOfEach(torch.autograd.Function):
+    """The linear maps, ``(E, N, in)`` by ``(E, in, out)`` plus ``(E, 1, out)`` or None, one after another."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _products(x, weight)
+        return _products(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         by_x = _products(gradient, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        return by_x, _products(x.transpose(1, 2), gradient)
+        by_bias = gradient.sum(1, keepdim=True) if ctx.needs_input_grad[2] else None
+        return by_x, _products(x.transpose(1, 2), gradient), by_bias
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
+def _products(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
     result = left.new_empty(len(left), left.shape[1], right.shape[2])
-    for a, b, out in zip(left, right, result, strict=True):
-        torch.mm(a, b, out=out)
+    for member, (a, b, out) in enumerate(zip(left, right, result, strict=True)):
+        if offset is None:
+            torch.mm(a, b, out=out)
+        else:
+            torch.addmm(offset[member], a, b, out=out)
     return result

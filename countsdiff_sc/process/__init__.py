@@ -18,6 +18,7 @@ from ._guidance import geometric_guidance, product_guidance
 from ._losses import (
     bound_integrand,
     bregman_loss,
+    dispersion_loss,
     get_loss_weighting,
     likelihood_step_weight,
     likelihood_weight,
@@ -59,6 +60,7 @@ __all__ = [
     "bregman_loss",
     "capped_attrition",
     "corrupt",
+    "dispersion_loss",
     "gamma_poisson_posterior",
     "geometric_guidance",
     "get_attrition",

@@ -26,25 +26,30 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
     return expected_births - n_deaths * expected_births.clamp(min=RATE_FLOOR).log()
 
 
-def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, weight: Tensor) -> Tensor:
-    """Sum over all entries of ``weight`` times :func:`bregman_loss`; arguments of one shape ``(B, G)``."""
-    if compiles(n_deaths, expected_births, weight):
-        return _WeightedBregman.apply(n_deaths, expected_births, weight)
-    return (weight * bregman_loss(n_deaths, expected_births)).sum()
+def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Sum of ``weight`` times :func:`bregman_loss` over the entries where ``target`` is 1 and not 0.
+
+    ``weight`` is one number per cell, ``(B, 1)``; the others are of shape ``(B, G)``.
+    """
+    if compiles(n_deaths, expected_births, target):
+        return _WeightedBregman.apply(n_deaths, expected_births, target, weight.to(target.dtype))
+    return (weight * target * bregman_loss(n_deaths, expected_births)).sum()
 
 
 class _WeightedBregman(torch.autograd.Function):
     """Value and gradient by the expected births in one pass."""
 
     @staticmethod
-    def forward(ctx, *inputs: Tensor) -> Tensor:
-        total, gradient = kernels.bregman(*arrays(*inputs), floor=RATE_FLOOR, n_threads=torch.get_num_threads())
+    def forward(ctx, n_deaths: Tensor, expected_births: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        inputs, n_threads = arrays(n_deaths, expected_births, target, weight.flatten()), torch.get_num_threads()
+        total, gradient = kernels.bregman(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
         ctx.save_for_backward(torch.from_numpy(gradient))
-        return inputs[1].new_tensor(total)
+        return expected_births.new_tensor(total)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, gradient * ctx.saved_tensors[0], None
+        (by_births,) = ctx.saved_tensors
+        return None, by_births if gradient == 1.0 else gradient * by_births, None, None
 
 
 def bound_integrand(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
@@ -78,6 +83,32 @@ def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Te
         + (dispersion + count) * log_excess
         + count * (dispersion.log() - mean.log())
     )
+
+
+def dispersion_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor, target: Tensor) -> Tensor:
+    """Sum of :func:`negative_binomial_nll` over the entries where ``target`` is 1 and not 0; learned by the dispersion only.
+
+    All of shape ``(B, G)``.
+    """
+    inputs = [tensor.contiguous() for tensor in (n_deaths, expected_births.detach(), dispersion, target)]
+    if compiles(*inputs):
+        return _DispersionLoss.apply(*inputs)
+    return (target * negative_binomial_nll(*inputs[:3])).sum()
+
+
+class _DispersionLoss(torch.autograd.Function):
+    """Value and gradient by the inverse dispersion in one pass."""
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> Tensor:
+        n_threads = torch.get_num_threads()
+        total, gradient = kernels.negative_binomial_nll(*arrays(*inputs), floor=RATE_FLOOR, n_threads=n_threads)
+        ctx.save_for_backward(torch.from_numpy(gradient))
+        return inputs[2].new_tensor(total)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, gradient * ctx.saved_tensors[0], None
 
 
 #: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-from countsdiff_sc import kernels
-
-from ._compiled import arrays, compiles
 
 
 def gamma_poisson_posterior(
@@ -37,24 +32,7 @@ def gamma_poisson_posterior(
     Mean (molecules) and inverse dispersion of the molecules lost.
     """
     shape = dispersion + x_t
-    if compiles(rate, dispersion, x_t, survival_prob) and not dispersion.requires_grad:
-        return _PosteriorMean.apply(rate, dispersion, x_t, survival_prob), shape
     return (1.0 - survival_prob) * shape * rate / (dispersion + survival_prob * rate), shape
-
-
-class _PosteriorMean(torch.autograd.Function):
-    """The mean of :func:`gamma_poisson_posterior` in one pass, differentiable by the rate."""
-
-    @staticmethod
-    def forward(ctx, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        return torch.from_numpy(kernels.gamma_poisson_mean(*arrays(*inputs), n_threads=torch.get_num_threads()))
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = arrays(gradient.contiguous(), *ctx.saved_tensors)
-        by_rate = kernels.gamma_poisson_mean_gradient(*inputs, n_threads=torch.get_num_threads())
-        return torch.from_numpy(by_rate), None, None, None
 
 
 @dataclass(frozen=True)

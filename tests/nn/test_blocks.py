@@ -19,7 +19,7 @@ E = 2  # networks
 
 def test_attention_equals_its_formula():
     torch.manual_seed(0)
-    block = ModulatedBlock(8, 2, dropout=0.0, n_members=E)
+    block = ModulatedBlock(8, 6, 2, dropout=0.0, n_members=E)
     hidden = torch.randn(E, 3, 5, 8)
     query, key, value = block.qkv(hidden.flatten(1, 2)).unflatten(1, (3, 5)).chunk(3, dim=-1)
     heads = []
@@ -38,8 +38,8 @@ def test_attention_of_few_and_many_tokens_is_that_of_torch(n_tokens):
 
 def test_tokens_may_be_permuted():
     torch.manual_seed(0)
-    block = ModulatedBlock(8, 2, dropout=0.0, n_members=E)
-    tokens, context = torch.randn(E, 3, 5, 8), torch.randn(E, 3, 8)
+    block = ModulatedBlock(8, 6, 2, dropout=0.0, n_members=E)
+    tokens, context = torch.randn(E, 3, 5, 8), torch.randn(E, 3, 6)
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(block(tokens[:, :, order], context), block(tokens, context)[:, :, order])
 
@@ -47,8 +47,8 @@ def test_tokens_may_be_permuted():
 def test_an_unmodulated_block_is_a_plain_one():
     """The modulation starts at zero: context plays no part before training."""
     torch.manual_seed(0)
-    block, tokens = ModulatedBlock(8, 2, dropout=0.0, n_members=E), torch.randn(E, 3, 5, 8)
-    torch.testing.assert_close(block(tokens, torch.randn(E, 3, 8)), block(tokens, torch.zeros(E, 3, 8)))
+    block, tokens = ModulatedBlock(8, 6, 2, dropout=0.0, n_members=E), torch.randn(E, 3, 5, 8)
+    torch.testing.assert_close(block(tokens, torch.randn(E, 3, 6)), block(tokens, torch.zeros(E, 3, 6)))
 
 
 def test_networks_do_not_see_each_other():
@@ -61,7 +61,7 @@ def test_networks_do_not_see_each_other():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="width=10 is not divisible by n_heads=4"):
-        ModulatedBlock(10, 4, 0.0)
+        ModulatedBlock(10, 10, 4, 0.0)
 
 
 def permute_genes(backbone, order):
@@ -86,7 +86,7 @@ def test_genes_have_no_order(backbone_class):
             parameter.add_(0.3 * torch.randn(parameter.shape))
     shape = (E, 2, 7)
     x_t, survival_prob, base_rate = torch.poisson(torch.full(shape, 2.0)), torch.rand(shape), torch.rand(shape) + 0.5
-    context, order = torch.randn(E, 2, 8), torch.tensor([3, 6, 1, 0, 5, 2, 4])
+    context, order = torch.randn(E, 2, backbone.context_width), torch.tensor([3, 6, 1, 0, 5, 2, 4])
     before = backbone(x_t, survival_prob, base_rate, context)
     permute_genes(backbone, order)
     after = backbone(x_t[..., order], survival_prob[..., order], base_rate[..., order], context)
