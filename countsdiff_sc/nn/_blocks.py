@@ -24,13 +24,9 @@ class ModulatedBlock(nn.Module):
         Probability with which a number in a residual branch's output is dropped.
     n_members
         Number of networks ``E``, each with a block of its own.
-    mlp_ratio
-        Width of the perceptron's hidden layer, in token widths.
     """
 
-    def __init__(
-        self, width: int, context_width: int, n_heads: int, dropout: float, n_members: int = 1, mlp_ratio: int = 4
-    ):
+    def __init__(self, width: int, context_width: int, n_heads: int, dropout: float, n_members: int = 1):
         super().__init__()
         if width % n_heads:
             msg = f"width={width} is not divisible by n_heads={n_heads}. Heads share the width evenly. Change one of them."
@@ -40,8 +36,8 @@ class ModulatedBlock(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = MemberLinear(n_members, width, 3 * width)
         self.attention_out = MemberLinear(n_members, width, width)
-        self.mlp_in = MemberLinear(n_members, width, mlp_ratio * width)
-        self.mlp_out = MemberLinear(n_members, mlp_ratio * width, width)
+        self.mlp_in = MemberLinear(n_members, width, 4 * width)
+        self.mlp_out = MemberLinear(n_members, 4 * width, width)
         # Zero, so that training starts from plain pre-norm blocks.
         self.modulation = MemberLinear(n_members, context_width, 6 * width)
         nn.init.zeros_(self.modulation.weight)

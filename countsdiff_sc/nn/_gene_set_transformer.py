@@ -57,7 +57,7 @@ class GeneSetTransformer(nn.Module):
         self.read_mask = MemberLinear(n_members, n_genes, width, bias=False)
         self.token_embedding = nn.Parameter(0.02 * torch.randn(n_members, 1, n_tokens, width))
         self.blocks = nn.ModuleList(
-            ModulatedBlock(width, context_width, n_heads, dropout, n_members, mlp_ratio=2) for _ in range(n_layers)
+            ModulatedBlock(width, context_width, n_heads, dropout, n_members) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.read_log_ratio = MemberLinear(n_members, n_tokens * width + context_width, n_genes)
