@@ -132,11 +132,11 @@ class GenerationMixin:
             shape = (cells.stop - cells.start, self.n_genes)
             conditions = module.conditions(_tensors(fields, cells, module))
             observed = torch.zeros(shape, dtype=torch.bool, device=module.device)
-            denoise = module.bind(observed, conditions, of_block.guidance_scale)
-            if library_size is not None:
-                denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))
             generator = torch.Generator(module.device)
             generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
+            denoise = module.bind(observed, conditions, of_block.guidance_scale, run=generator)
+            if library_size is not None:
+                denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))
             options = {"attrition": of_block.attrition, "births": of_block.births, "generator": generator}
             for step, x in enumerate(generate(denoise, shape, module.schedule, grid, **options), start=1):
                 yield x, step == request.n_steps

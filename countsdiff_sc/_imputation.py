@@ -234,9 +234,10 @@ def _sampler(module, x, observed_mask, conditions, request, generator) -> Callab
         options |= {name: getattr(request, name) for name in ("n_resample", "resample_window", "known_path")}
     else:
         visible, sample = observed_mask, sample_conditioned
-    denoise = module.bind(visible, conditions, request.guidance_scale)
 
     def draw(*, final_mean: bool = False) -> Tensor:
+        run = None if final_mean else generator
+        denoise = module.bind(visible, conditions, request.guidance_scale, run=run)
         return sample(
             denoise, x, ~observed_mask, module.schedule, final_mean=final_mean, generator=generator, **options
         )

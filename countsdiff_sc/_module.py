@@ -202,7 +202,9 @@ class CountsDiffModule(BaseModuleClass):
             conditions = conditions.dropped(uniform(n_cells, n_conditions) < self.p_uncond)
 
         some = slice(None, None, self.DISPERSION_SHARE if self.training else 1)
-        expected_births, dispersion = self.denoiser(x_t, survival_prob, t.squeeze(1), conditions, dispersion_of=some)
+        expected_births, dispersion = self.denoiser(
+            x_t, survival_prob, t.squeeze(1), conditions, apart=self.training, dispersion_of=some
+        )
         n_deaths = x_0 - x_t
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / target.sum().clamp(min=1)
         mean_loss = weighted_bregman_loss(n_deaths, expected_births, target, weight)
@@ -248,7 +250,12 @@ class CountsDiffModule(BaseModuleClass):
     # ------------------------------------------------------------------ inference
 
     def bind(
-        self, observed_mask: Tensor, conditions: Conditions, guidance_scale: float | Mapping[str, float] = 1.0
+        self,
+        observed_mask: Tensor,
+        conditions: Conditions,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        *,
+        run: torch.Generator | None = None,
     ) -> Denoise:
         """Close the denoiser over what is known about the cells, in the form the samplers call.
 
@@ -262,18 +269,25 @@ class CountsDiffModule(BaseModuleClass):
             A number for all conditions together (:func:`~countsdiff_sc.process.geometric_guidance`), or a mapping from name to
             number (:func:`~countsdiff_sc.process.product_guidance`). Each scale other than 1 costs one network pass per call
             beyond the first.
+        run
+            For a run through several times: deals the cells out to the networks, of which each cell follows one. A mixture
+            of their laws at every time anew would have cells change their mind, and differ less than those of any one
+            network. None for the mixture.
         """
+        n_cells, apart = len(observed_mask), run is not None and self.net.n_members > 1
+        order = torch.randperm(n_cells, generator=run, device=observed_mask.device) if apart else slice(None)
+        back = order.argsort() if apart else slice(None)
+        conditions, observed = conditions[order], observed_mask[order].to(self.net.mean_profile.dtype)
         guides = self._guides(conditions, guidance_scale)
-        n_cells, observed = len(observed_mask), observed_mask.to(self.net.mean_profile.dtype)
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
-            times = t.expand(n_cells)
-            expected_births, dispersion = self.denoiser(x_t, survival_prob, times, conditions)
+            inputs = x_t[order], survival_prob, t.expand(n_cells)
+            expected_births, dispersion = self.denoiser(*inputs, conditions, apart=apart)
             if guides:
-                without = [(self.denoiser(x_t, survival_prob, times, fewer)[0], scale) for fewer, scale in guides]
+                without = [(self.denoiser(*inputs, fewer, apart=apart)[0], scale) for fewer, scale in guides]
                 expected_births = product_guidance(expected_births, without)
-            return expected_births, dispersion
+            return expected_births[back], dispersion[back]
 
         return denoise
 

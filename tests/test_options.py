@@ -191,6 +191,28 @@ def test_scale_zero_takes_one_condition_out_and_leaves_the_others(model, data, h
     np.testing.assert_allclose(exaggerated[hidden], without[hidden], rtol=1e-4)
 
 
+# --- one network for each cell ---
+
+
+def test_in_a_run_each_cell_follows_one_network(data):
+    """Dealt out evenly and anew in each run; a call for the mixture is the average of all."""
+    model = train_tiny(data, n_members=3)
+    module = model.module.eval()
+    conditions = module.conditions(next(iter(model._make_data_loader(adata=data, batch_size=data.n_obs))))
+    observed, one = torch.zeros(data.shape, dtype=torch.bool), torch.ones(())
+    x_t = torch.zeros(data.shape)
+    with torch.inference_mode():
+        mixture, _ = module.bind(observed, conditions)(x_t, one)
+        # Which network is whose shows in the law, and any other cell's network would predict something else.
+        runs = [module.bind(observed, conditions, run=torch.Generator().manual_seed(seed)) for seed in range(40)]
+        means = torch.stack([denoise(x_t, one)[0] for denoise in runs])
+        torch.testing.assert_close(runs[0](x_t, one)[0], means[0])
+    for cell in range(0, data.n_obs, 7):
+        laws = torch.unique(means[:, cell].round(decimals=5), dim=0)
+        assert len(laws) == 3  # 40 runs miss one of three networks with probability 3e-7
+        torch.testing.assert_close(laws.mean(0), mixture[cell], rtol=1e-3, atol=1e-5)
+
+
 # --- resampling and known paths ---
 
 

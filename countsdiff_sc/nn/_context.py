@@ -27,6 +27,10 @@ class Conditions:
     categories: Tensor
     continuous: Tensor
 
+    def __getitem__(self, cells: Tensor | slice) -> Conditions:
+        """Those of some cells."""
+        return Conditions(self.categories[cells], self.continuous[cells])
+
     def dropped(self, drop: Tensor) -> Conditions:
         """Copy in which conditions marked in ``drop`` (bool, ``(B, n_categorical + n_continuous)``) are unknown."""
         n_categorical = self.categories.shape[1]

@@ -30,8 +30,9 @@ class CountDenoiser(nn.Module):
     molecules lost then follow :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an
     entry's own visible count and on time is exact rather than learned (this package).
 
-    There may be several networks: in training each learns from its own share of a minibatch, afterwards the law of the
-    molecules lost is that of their equal mixture (Lakshminarayanan et al. 2017).
+    There may be several networks: in training each learns from its own share of a minibatch, afterwards a cell follows one
+    of them through all times, or the law of the molecules lost is that of their equal mixture (Lakshminarayanan et al.
+    2017).
 
     Parameters
     ----------
@@ -83,6 +84,7 @@ class CountDenoiser(nn.Module):
         t: Tensor,
         conditions: Conditions,
         *,
+        apart: bool = False,
         dispersion_of: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
@@ -97,6 +99,9 @@ class CountDenoiser(nn.Module):
             Time of the missing entries, shape ``(B,)``.
         conditions
             Labels and covariates of the cells.
+        apart
+            Whether each network predicts its share of the cells, the first ones for the first, or all predict all of them
+            and the law of their equal mixture is returned.
         dispersion_of
             The cells whose inverse dispersion is returned.
         """
@@ -104,7 +109,7 @@ class CountDenoiser(nn.Module):
         base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
-        if not self.training:
+        if not apart:
             read = self._read(*(tensor.unsqueeze(0) for tensor in inputs))
             expected_births, dispersion = mixture_lost(*read, base_rate, x_t, survival_prob)
             return expected_births, dispersion[dispersion_of]

@@ -46,7 +46,7 @@ class GeneSetTransformer(nn.Module):
         width: int = 32,
         context_width: int = 64,
         n_layers: int = 1,
-        n_heads: int = 2,
+        n_heads: int = 1,
         dropout: float = 0.0,
         input_dropout: float = 0.2,
     ):

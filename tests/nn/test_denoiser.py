@@ -101,7 +101,7 @@ def test_a_missing_covariate_is_the_average_one(denoiser, cells):
 
 
 def test_the_gradient_reaches_every_weight(denoiser, cells):
-    expected_births, dispersion = denoiser.train()(*cells)
+    expected_births, dispersion = denoiser.train()(*cells, apart=True)
     (expected_births.sum() + dispersion.log().sum()).backward()
     for name, parameter in denoiser.named_parameters():
         assert parameter.grad is not None, name
@@ -173,12 +173,12 @@ every_backbone = pytest.mark.parametrize("name", BACKBONES)
 @every_backbone
 def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells, name):
     together, alone = ensemble_and_members(name)
-    found = together.train()(*cells)
+    found = together.train()(*cells, apart=True)
     for member, denoiser in enumerate(alone):
         share = slice(2 * member, 2 * member + 2)
         x_t, survival_prob, t, conditions = cells
         own = Conditions(conditions.categories[share], conditions.continuous[share])
-        expected = denoiser.train()(x_t[share], survival_prob[share], t[share], own)
+        expected = denoiser.train()(x_t[share], survival_prob[share], t[share], own, apart=True)
         torch.testing.assert_close(found[0][share], expected[0])
         torch.testing.assert_close(found[1][share], expected[1])
 
@@ -188,7 +188,7 @@ def test_fewer_or_uneven_shares_are_no_hindrance(cells, n_cells):
     together, _ = ensemble_and_members("gene_set_transformer")
     x_t, survival_prob, t, conditions = cells
     few = Conditions(conditions.categories[:n_cells], conditions.continuous[:n_cells])
-    mean, dispersion = together.train()(x_t[:n_cells], survival_prob[:n_cells], t[:n_cells], few)
+    mean, dispersion = together.train()(x_t[:n_cells], survival_prob[:n_cells], t[:n_cells], few, apart=True)
     assert mean.shape == dispersion.shape == (n_cells, G)
     (mean.sum() + dispersion.sum()).backward()
 
