@@ -122,14 +122,14 @@ def impute_zeros(
 def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tensor, Tensor]:
     """Mean and inverse dispersion of missing counts given the observed ones, by one network pass."""
     denoise = module.bind(observed_mask, conditions, request.guidance_scale)
-    return denoise(x.masked_fill(~observed_mask, 0.0), torch.ones((), device=x.device))
+    return denoise(x * observed_mask, torch.ones((), device=x.device))
 
 
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0."""
-    mean, dispersion = law[0].masked_fill(~missing, 0.0), law[1]
+    mean, dispersion = law[0] * missing, law[1]
     if not request.is_integer:
         yield x + mean  # one of them is 0
     elif request.levels is None:

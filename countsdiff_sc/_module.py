@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from countsdiff_sc._constants import OBSERVED_MASK_KEY
+from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.process import (
@@ -25,6 +26,8 @@ from countsdiff_sc.process._samplers import Denoise
 
 #: Default number of networks whose predictions are averaged.
 N_MEMBERS = 3
+#: Times of generation of which one is drawn in training.
+_N_GENERATION_TIMES = 256
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 
 
@@ -80,8 +83,9 @@ class CountsDiffModule(BaseModuleClass):
     p_uncond
         Probability with which each condition of a cell is hidden in training.
     one_pass_fraction
-        Fraction of training cells whose time is exactly 1, where the one-pass estimates are read off. They have
-        weight 1 under every weighting.
+        Fraction of training cells whose time is not drawn from ``time_distribution``. It is exactly 1, where the one-pass
+        estimates are read off, or for one in ten of them a time of a cell that is generated from nothing. They have weight
+        1 under every weighting.
     ema_decay
         Decay of the moving average of the weights, per optimiser step.
     n_members
@@ -95,10 +99,14 @@ class CountsDiffModule(BaseModuleClass):
     MISSING_MODALITY_FRACTION = 0.2
     #: How often a cell's observed counts are thinned in training, and the least that is left of them.
     SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
-    #: One in so many cells loses low counts more often than high ones in training, by up to this logarithm of an odds ratio.
-    SELECTIVE_SHARE, MAX_LOG_ODDS_RATIO = 10, 6.0
-    #: The dispersion is fitted to one in this many cells of a minibatch, since gamma functions are dear.
-    DISPERSION_SHARE = 8
+    # Cells come in random order. Which of them are treated in a special way does not depend on what is drawn, so that a device
+    # need not be waited for.
+    #: Cells that lose low counts more often than high ones in training, by up to this logarithm of an odds ratio.
+    SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 10), 6.0
+    #: Cells of which nothing is observed, at times that a generated cell goes through, unless their time is random anyway.
+    FROM_NOTHING = slice(4, None, 10)
+    #: Cells to which the dispersion is fitted, since gamma functions are dear. Some are among those above.
+    DISPERSION = slice(0, None, 8)
 
     def __init__(
         self,
@@ -135,6 +143,7 @@ class CountsDiffModule(BaseModuleClass):
         backbone = _backbone(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)
         self.net = CountDenoiser(backbone, modality_sizes, n_categories, n_continuous)
         self.ema = MovingAverage(self.net, ema_decay)
+        self.register_buffer("generation_times", torch.ones(_N_GENERATION_TIMES))
 
     # ------------------------------------------------------------------ data
 
@@ -182,6 +191,8 @@ class CountsDiffModule(BaseModuleClass):
         one_pass = uniform(n_cells, 1) < self.one_pass_fraction
         t = t.masked_fill(one_pass, 1.0)
         observed_prob = self._observed_prob(x_0, uniform)
+        if self.training:
+            self._start_from_nothing(t, observed_prob, one_pass, generator)
         if len(self.count_keys) > 1:
             kept = uniform(n_cells, len(self.count_keys)) >= self.MISSING_MODALITY_FRACTION
             observed_prob = observed_prob * (kept.to(x_0.dtype) @ self.net.membership.T)
@@ -201,7 +212,7 @@ class CountsDiffModule(BaseModuleClass):
             n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
             conditions = conditions.dropped(uniform(n_cells, n_conditions) < self.p_uncond)
 
-        some = slice(None, None, self.DISPERSION_SHARE if self.training else 1)
+        some = self.DISPERSION if self.training else slice(None)
         expected_births, dispersion = self.denoiser(
             x_t, survival_prob, t.squeeze(1), conditions, apart=self.training, dispersion_of=some
         )
@@ -223,8 +234,7 @@ class CountsDiffModule(BaseModuleClass):
         trained. Some cells lose low counts more often than high ones, which the network can tell from what is left
         where that is at least half.
         """
-        # Cells come in random order, and which of them do not depend on the data: a device need not be waited for.
-        selective = slice(None, None, self.SELECTIVE_SHARE)
+        selective = self.SELECTIVE
         fraction, log_odds_ratio = uniform(len(x_0), 1), self.MAX_LOG_ODDS_RATIO * uniform(len(x_0[selective]), 1)
         # From 0 for no molecule to 1 for many more than the gene has on average.
         height = x_0[selective] / (x_0[selective] + self.net.mean_profile).clamp(min=1e-9)
@@ -233,6 +243,15 @@ class CountsDiffModule(BaseModuleClass):
         observed_prob = fraction.repeat(1, x_0.shape[1])
         observed_prob[selective] = torch.sigmoid(odds)
         return observed_prob
+
+    def _start_from_nothing(
+        self, t: Tensor, observed_prob: Tensor, one_pass: Tensor, generator: torch.Generator | None
+    ) -> None:
+        """Change, in place, some cells of time 1 to states of a cell that is being generated."""
+        cells = self.FROM_NOTHING
+        index = torch.randint(len(self.generation_times), t[cells].shape, generator=generator, device=t.device)
+        t[cells] = torch.where(one_pass[cells], self.generation_times[index], t[cells])
+        observed_prob[cells] *= ~one_pass[cells]
 
     @property
     def denoiser(self) -> nn.Module:
@@ -246,6 +265,8 @@ class CountsDiffModule(BaseModuleClass):
             denoiser.depth_concentration.copy_(depth_concentration)
             denoiser.continuous_location.copy_(location)
             denoiser.continuous_scale.copy_(scale)
+        grid = generation_grid(self.schedule, _N_GENERATION_TIMES + 1, float(mean_profile.sum()))
+        self.generation_times.copy_(grid[1:-1])
 
     # ------------------------------------------------------------------ inference
 

@@ -367,7 +367,8 @@ def test_masks_of_training_are_unselective_or_take_low_counts(masked):
     x_0 = torch.arange(20.0).expand(20_000, 20)
     generator = torch.Generator().manual_seed(0)
     prob = module._observed_prob(x_0, lambda *shape: torch.rand(shape, generator=generator)).expand_as(x_0)
-    blind = np.arange(20_000) % module.SELECTIVE_SHARE != 0
+    blind = np.ones(20_000, dtype=bool)
+    blind[module.SELECTIVE] = False
     assert (prob[blind] == prob[blind, :1]).all()
     assert kstest(prob[blind, 0].numpy(), "uniform").pvalue > ALPHA
     selective = prob[~blind][prob[~blind].std(1) > 1e-4]  # the bound may be 0, or nothing be lost
@@ -412,3 +413,19 @@ def test_epochs_are_a_positive_integer(masked, max_epochs):
     with pytest.raises((TypeError, ValueError), match="max_epochs"):
         model.train(max_epochs, **QUIET)
     assert not model.is_trained
+
+
+def test_some_cells_of_training_start_from_nothing(masked):
+    """Those whose time would be 1 get a time between, drawn among those that generation visits, and see nothing in full."""
+    module = CountsDiffSC(masked, **TINY).module
+    module.set_reference(torch.full((20,), 50.0), torch.ones(1), torch.empty(0), torch.empty(0))
+    t, observed_prob = torch.ones(400, 1), torch.ones(400, 20)
+    one_pass = torch.arange(400).unsqueeze(1) < 200
+    module._start_from_nothing(t, observed_prob, one_pass, None)
+    changed = np.zeros(400, dtype=bool)
+    changed[:200][module.FROM_NOTHING] = True
+    np.testing.assert_array_equal((t < 1).flatten(), changed)
+    np.testing.assert_array_equal((observed_prob == 0).all(1), changed)
+    survival = module.schedule.survival_prob(t[changed])
+    assert survival.min() > 1e-3 * 0.99  # one molecule of the thousand that a cell has
+    assert survival.max() < 0.95

@@ -12,24 +12,22 @@ from ._threads import over_rows
 
 #: Draws of larger means are left to a general sampler: adding up probabilities takes as many steps as there are molecules.
 MAX_MEAN = 64.0
-#: Above this single precision would move the tail.
-_TAIL = 1.0 - 1e-5
 #: A term too small to change the sum of the others.
 _NEGLIGIBLE = 1e-18
 
 
 def draw_negative_binomial(
-    mean: np.ndarray, dispersion: np.ndarray, zero_prob: np.ndarray, *, seed: int, n_threads: int = 1
-) -> np.ndarray:
+    mean: np.ndarray, dispersion: np.ndarray, *, seed: int, n_threads: int = 1
+) -> tuple[np.ndarray, bool]:
     r"""Draw :math:`\mathrm{NB}(m, r)` for each entry by inversion: the probabilities of 0, 1, 2, ... are added up.
+
+    A zero mostly costs a comparison: :math:`P(0) = (1 + m / r)^{-r} \ge e^{-m} \ge 1 - m + m^2 / 2 - m^3 / 6`.
 
     Parameters
     ----------
     mean, dispersion
         Mean :math:`m` (molecules) and inverse dispersion :math:`r > 0`, float32, shape ``(B, G)``. A mean of 0 gives 0; one
         above ``MAX_MEAN`` is left to the caller, and what is returned for it means nothing.
-    zero_prob
-        :math:`P(0) = (1 + m / r)^{-r}`, float32, which vectors compute faster.
     seed
         Seed, at least 0; the same seed gives the same draws, whatever ``n_threads``.
     n_threads
@@ -37,33 +35,43 @@ def draw_negative_binomial(
 
     Returns
     -------
-    Counts (molecules), float32, shape ``(B, G)``.
+    Counts (molecules), float32, shape ``(B, G)``, and whether any mean is above ``MAX_MEAN``.
     """
     counts = np.empty(mean.shape, dtype=np.float32)
-    over_rows(_draw_rows, mean.shape, n_threads, mean, dispersion, zero_prob, np.uint64(seed), counts)
-    return counts
+    has_large = over_rows(_draw_rows, mean.shape, n_threads, mean, dispersion, np.uint64(seed), counts)
+    return counts, any(has_large)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _draw_rows(first, last, mean, dispersion, zero_prob, seed, counts):
+def _draw_rows(first, last, mean, dispersion, seed, counts):
+    """Fill rows from ``first`` up to ``last``; return whether any of their means is large."""
+    n_columns, has_large = mean.shape[1], False
+    unit, open_columns = np.empty(n_columns, dtype=np.float64), np.empty(n_columns, dtype=np.int64)
+    one, half, third = np.float32(1.0), np.float32(0.5), np.float32(1.0 / 3.0)
     for row in range(first, last):
         start = stream(seed, row)
-        for column in range(mean.shape[1]):
-            unit = np.float64(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(11)) * TO_UNIT
-            if unit < zero_prob[row, column] or mean[row, column] > MAX_MEAN:
-                counts[row, column] = 0.0
+        for column in range(n_columns):
+            unit[column] = np.float64(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(11)) * TO_UNIT
+        # Without a branch, as in thinning.
+        n_open = 0
+        for column in range(n_columns):
+            m = mean[row, column]
+            counts[row, column] = 0.0
+            open_columns[n_open] = column
+            n_open += unit[column] >= one - m * (one - half * m * (one - third * m))
+        for column in open_columns[:n_open]:
+            if mean[row, column] > MAX_MEAN:
+                has_large = True
             else:
-                counts[row, column] = _quantile(
-                    unit, mean[row, column], dispersion[row, column], zero_prob[row, column]
-                )
+                counts[row, column] = _quantile(unit[column], mean[row, column], dispersion[row, column])
+    return has_large
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _quantile(unit, mean, dispersion, zero_prob):
+def _quantile(unit, mean, dispersion):
     """Least count whose cumulative probability exceeds ``unit``."""
-    m, r, term = np.float64(mean), np.float64(dispersion), np.float64(zero_prob)
-    if unit > _TAIL:
-        term = math.exp(-r * math.log1p(m / r))
+    m, r = np.float64(mean), np.float64(dispersion)
+    term = math.exp(-r * math.log1p(m / r))
     ratio = m / (m + r)
     cumulative, count = term, 0
     while unit >= cumulative and (term > _NEGLIGIBLE or count < m):

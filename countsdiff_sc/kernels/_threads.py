@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-#: Fewer entries than this are not worth waking a thread for.
-MIN_ENTRIES = 2**14
+#: Fewer entries than this are not worth waking a thread for: torch's own threads are still spinning on the other cores.
+MIN_ENTRIES = 2**18
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 # Threads do not survive a fork, which Windows does not have: a child that found this pool would wait for them for ever.

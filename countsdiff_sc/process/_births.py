@@ -23,12 +23,12 @@ def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, genera
     mean, shape = torch.atleast_2d(expected_births), torch.atleast_2d(dispersion)
     if not compiles(mean, shape):
         return _gamma_poisson(expected_births, dispersion, generator)
-    zero_prob = torch.exp(-shape * torch.log1p(mean / shape))
     seed, n_threads = drawn_seed(generator), torch.get_num_threads()
-    drawn = kernels.draw_negative_binomial(*arrays(mean, shape, zero_prob), seed=seed, n_threads=n_threads)
+    drawn, has_large = kernels.draw_negative_binomial(*arrays(mean, shape), seed=seed, n_threads=n_threads)
     counts = torch.from_numpy(drawn)
-    large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
-    counts[large] = _gamma_poisson(mean[large], shape[large], generator)
+    if has_large:
+        large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
+        counts[large] = _gamma_poisson(mean[large], shape[large], generator)
     return counts.view_as(expected_births)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from laws import generator
 
+from countsdiff_sc.kernels import _threads
 from countsdiff_sc.nn._denoiser import (
     LOG_RATIO_RANGE,
     freeman_tukey_residual,
@@ -13,13 +14,14 @@ from countsdiff_sc.nn._denoiser import (
 )
 from countsdiff_sc.process import dispersion_loss, weighted_bregman_loss
 
-SHAPE = (120, 301)  # enough entries for several threads
+SHAPE = (120, 301)
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}
 
 
 @pytest.fixture
-def entries():
-    """Counts, survival probabilities (0 and 1 among them), rates and dispersions."""
+def entries(monkeypatch):
+    """Counts, survival probabilities (0 and 1 among them), rates and dispersions; rows are shared out over threads."""
+    monkeypatch.setattr(_threads, "MIN_ENTRIES", 1)
     counts = torch.poisson(torch.full(SHAPE, 0.7), generator=generator(1))
     prob, rate, dispersion = (torch.rand(SHAPE, generator=generator(seed)) for seed in (2, 3, 4))
     prob[:, 0], prob[:, 1] = 0.0, 1.0
