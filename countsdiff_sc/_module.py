@@ -154,7 +154,8 @@ class CountsDiffModule(BaseModuleClass):
 
         An ``observed_mask`` ``(B, G)`` takes the place of the registered masks; NaN is never known.
         """
-        x = torch.cat([tensors[key] for key in self.count_keys], dim=1)
+        parts = [tensors[key] for key in self.count_keys]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         known = x == x  # all but NaN
         if observed_mask is None and any(observed_mask_key(key) in tensors for key in self.count_keys):
             masks = [tensors.get(observed_mask_key(key), torch.ones_like(tensors[key])) for key in self.count_keys]
