@@ -97,12 +97,12 @@ class CategoricalDenoiser(nn.Module):
         n_genes = len(profile)
         self.backbone = GeneSetTransformer(n_genes, **backbone_kwargs)
         # A factor of each function in place of the log-ratio, and no dispersion.
-        n_read = self.backbone.n_tokens * self.backbone.width
+        n_read = self.backbone.read_log_ratio.weight.shape[1]
         self.backbone.read_log_ratio = nn.Linear(n_read, n_genes * rank)
         self.backbone.read_log_dispersion = nn.Identity()
         nn.init.normal_(self.backbone.read_log_ratio.weight, std=2e-3)
         nn.init.zeros_(self.backbone.read_log_ratio.bias)
-        self.context = CellContext(self.backbone.width)
+        self.context = CellContext(self.backbone.context_width)
         place = classes.lower.log1p() / classes.lower[-1].log1p()
         self.basis = nn.Parameter(torch.stack([torch.cos(math.pi * (r + 1) * place) for r in range(rank)]))
         self.depth_factor = nn.Parameter(torch.zeros(n_genes, rank))
