@@ -5,13 +5,8 @@ import torch
 from laws import generator
 
 from countsdiff_sc.kernels import _threads
-from countsdiff_sc.nn._denoiser import (
-    LOG_RATIO_RANGE,
-    freeman_tukey_residual,
-    mean_lost,
-    mixture_lost,
-    molecules_lost,
-)
+from countsdiff_sc.nn._denoiser import freeman_tukey_residual
+from countsdiff_sc.nn._molecules_lost import LOG_RATIO_RANGE, mean_lost, mixture_lost, molecules_lost
 from countsdiff_sc.process import dispersion_loss, weighted_bregman_loss
 
 SHAPE = (120, 301)

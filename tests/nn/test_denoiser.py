@@ -6,7 +6,7 @@ import torch
 from scipy.stats import nbinom
 
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
-from countsdiff_sc.nn._denoiser import mixture_moments
+from countsdiff_sc.nn._molecules_lost import mixture_moments
 
 B, G = 6, 10
 SIZE = {"width": 8, "n_layers": 1, "n_heads": 2, "dropout": 0.0}
