@@ -105,8 +105,7 @@ def impute_zeros(
         mean, dispersion = torch.empty_like(x), torch.empty_like(x)
         for fold in hidden:
             genes = fold[0].nonzero().squeeze(1)
-            of_fold = _predictive_law(module, x, ~fold, conditions, request)
-            mean[:, genes], dispersion[:, genes] = (parameter[:, genes] for parameter in of_fold)
+            mean[:, genes], dispersion[:, genes] = _predictive_law(module, x, ~fold, conditions, request, genes)
         return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
     samplers = [_sampler(module, x, ~fold, conditions, request, generator) for fold in hidden]
 
@@ -119,9 +118,11 @@ def impute_zeros(
     return _fill_from_draws(x, x == 0, draw, request)
 
 
-def _predictive_law(module, x, observed_mask, conditions, request) -> tuple[Tensor, Tensor]:
+def _predictive_law(
+    module, x, observed_mask, conditions, request, genes: slice | Tensor = slice(None)
+) -> tuple[Tensor, Tensor]:
     """Mean and inverse dispersion of missing counts given the observed ones, by one network pass."""
-    denoise = module.bind(observed_mask, conditions, request.guidance_scale)
+    denoise = module.bind(observed_mask, conditions, request.guidance_scale, genes=genes)
     return denoise(x * observed_mask, torch.ones((), device=x.device))
 
 

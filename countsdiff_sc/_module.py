@@ -278,6 +278,7 @@ class CountsDiffModule(BaseModuleClass):
         guidance_scale: float | Mapping[str, float] = 1.0,
         *,
         run: torch.Generator | None = None,
+        genes: slice | Tensor = slice(None),
     ) -> Denoise:
         """Close the denoiser over what is known about the cells, in the form the samplers call.
 
@@ -295,19 +296,21 @@ class CountsDiffModule(BaseModuleClass):
             For a run through several times: deals the cells out to the networks, of which each cell follows one. A mixture
             of their laws at every time anew would have cells change their mind, and differ less than those of any one
             network. None for the mixture.
+        genes
+            The genes that are predicted, all by default.
         """
         n_cells, apart = len(observed_mask), run is not None and self.net.n_members > 1
         order = torch.randperm(n_cells, generator=run, device=observed_mask.device) if apart else slice(None)
         back = order.argsort() if apart else slice(None)
         conditions, observed = conditions[order], observed_mask[order].to(self.net.mean_profile.dtype)
-        guides = self._guides(conditions, guidance_scale)
+        guides, options = self._guides(conditions, guidance_scale), {"apart": apart, "genes": genes}
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
             inputs = x_t[order], survival_prob, t.expand(n_cells)
-            expected_births, dispersion = self.denoiser(*inputs, conditions, apart=apart)
+            expected_births, dispersion = self.denoiser(*inputs, conditions, **options)
             if guides:
-                without = [(self.denoiser(*inputs, fewer, apart=apart)[0], scale) for fewer, scale in guides]
+                without = [(self.denoiser(*inputs, fewer, **options)[0], scale) for fewer, scale in guides]
                 expected_births = product_guidance(expected_births, without)
             return expected_births[back], dispersion[back]
 

@@ -96,12 +96,11 @@ class CategoricalDenoiser(nn.Module):
         super().__init__()
         n_genes = len(profile)
         self.backbone = GeneSetTransformer(n_genes, **backbone_kwargs)
-        # A factor of each function in place of the log-ratio, and no dispersion.
-        n_read = self.backbone.read_log_ratio.weight.shape[1]
-        self.backbone.read_log_ratio = nn.Linear(n_read, n_genes * rank)
-        self.backbone.read_log_dispersion = nn.Identity()
-        nn.init.normal_(self.backbone.read_log_ratio.weight, std=2e-3)
-        nn.init.zeros_(self.backbone.read_log_ratio.bias)
+        # A factor of each function is read out, in place of a log-ratio and a dispersion.
+        del self.backbone.read_log_ratio, self.backbone.read_log_dispersion
+        self.read_factors = nn.Linear(self.backbone.n_features, n_genes * rank)
+        nn.init.normal_(self.read_factors.weight, std=2e-3)
+        nn.init.zeros_(self.read_factors.bias)
         self.context = CellContext(self.backbone.context_width)
         place = classes.lower.log1p() / classes.lower[-1].log1p()
         self.basis = nn.Parameter(torch.stack([torch.cos(math.pi * (r + 1) * place) for r in range(rank)]))
@@ -119,7 +118,8 @@ class CategoricalDenoiser(nn.Module):
         inputs = (tensor.unsqueeze(0) for tensor in (x, seen, depth * self.profile, depth, 1.0 - seen.mean(1)))
         x_1, seen_1, rate_1, depth_1, t_1 = inputs  # with the axis of networks, of which there is one
         context = self.context(x_1, seen_1, depth_1, t_1, nothing)
-        factors, _ = self.backbone(x_1, seen_1, rate_1, context)
+        tokens = self.backbone.encode(x_1, seen_1, rate_1, context)
+        factors = self.read_factors(self.backbone.features(tokens, context))
         factors = factors.view(*x.shape, -1) + depth.log().unsqueeze(2) * self.depth_factor
         factors = factors.flatten(0, 1).index_select(0, entries[0] * x.shape[1] + entries[1])
         return torch.addmm(F.embedding(entries[1], self.log_frequency), factors, self.basis)

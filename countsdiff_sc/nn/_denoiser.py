@@ -33,6 +33,7 @@ class CountDenoiser(nn.Module):
         an attribute ``context_width`` (``C``). A module that is a single network gets ``(B, G)`` tensors and a context ``(B, C)``, and
         returns ``(B, G)`` tensors. One with an attribute ``n_members`` (``E``) is that many networks: tensors then have a
         leading axis of that size, or of size 1 where all networks get the same, and what it returns has that of size ``E``.
+        It gets the ``genes`` to read out as a further argument, a slice or an index.
     modality_sizes
         Genes (or proteins, ...) of each of the ``D`` modalities; they add up to ``G``. Each has a depth of its own.
     n_categories, n_continuous
@@ -78,6 +79,7 @@ class CountDenoiser(nn.Module):
         *,
         apart: bool = False,
         dispersion_of: slice = slice(None),
+        genes: slice | Tensor = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
 
@@ -96,17 +98,20 @@ class CountDenoiser(nn.Module):
             and the law of their equal mixture is returned.
         dispersion_of
             The cells whose inverse dispersion is returned.
+        genes
+            The genes that are predicted, in what is returned the only ones.
         """
         depth = self.infer_depth(x_t, survival_prob)
         base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
+        predicted = (tensor[:, genes] for tensor in (base_rate, x_t, survival_prob))
         if not apart:
-            read = self._read(*(tensor.unsqueeze(0) for tensor in inputs))
-            expected_births, dispersion = mixture_lost(*read, base_rate, x_t, survival_prob)
+            read = self._read(*(tensor.unsqueeze(0) for tensor in inputs), genes)
+            expected_births, dispersion = mixture_lost(*read, *predicted)
             return expected_births, dispersion[dispersion_of]
-        read = (_joined(shares, len(x_t)) for shares in self._read(*map(self._shares, inputs)))
-        return molecules_lost(*read, base_rate, x_t, survival_prob, dispersion_of=dispersion_of)
+        read = (_joined(shares, len(x_t)) for shares in self._read(*map(self._shares, inputs), genes))
+        return molecules_lost(*read, *predicted, dispersion_of=dispersion_of)
 
     def _shares(self, cells: Tensor) -> Tensor:
         """Each network's share of the cells, ``(B, ...)`` to ``(E, B / E, ...)``; the first cells fill up the last share."""
@@ -124,13 +129,14 @@ class CountDenoiser(nn.Module):
         t: Tensor,
         categories: Tensor,
         continuous: Tensor,
+        genes: slice | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Log-ratio and log inverse dispersion of each entry by each network, ``(E, B, G)``."""
         context = self.context(x_t, survival_prob, depth, t, Conditions(categories, continuous))
         if hasattr(self.backbone, "n_members"):
-            return self.backbone(x_t, survival_prob, base_rate, context)
+            return self.backbone(x_t, survival_prob, base_rate, context, genes)
         read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))
-        return tuple(value.unsqueeze(0) for value in read)
+        return tuple(value[:, genes].unsqueeze(0) for value in read)
 
 
 def _joined(shares: Tensor, n_cells: int) -> Tensor:

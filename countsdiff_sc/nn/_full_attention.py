@@ -45,8 +45,15 @@ class FullAttention(nn.Module):
             nn.init.zeros_(read_out.weight)
             nn.init.constant_(read_out.bias, bias)
 
-    def forward(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(E, B, G)``."""
+    def forward(
+        self,
+        x_t: Tensor,
+        survival_prob: Tensor,
+        base_rate: Tensor,
+        context: Tensor,
+        genes: slice | Tensor = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Log-ratio to ``base_rate`` and log inverse dispersion of ``genes``, each ``(E, B, G)``."""
         n_cells, n_genes = x_t.shape[1:]
         counts = torch.stack([x_t.log1p(), survival_prob], dim=-1).flatten(1, 2)
         embedded = self.gene_embedding + self.count_embedding(counts).unflatten(1, (n_cells, n_genes))
@@ -56,4 +63,4 @@ class FullAttention(nn.Module):
         tokens = self.norm(tokens[:, :, 1:]).flatten(1, 2)
         # As in the default: the dispersion reads the tokens but does not shape them.
         read = self.read_log_ratio(tokens), self.read_log_dispersion(tokens.detach())
-        return tuple(values.view(-1, n_cells, n_genes) for values in read)
+        return tuple(values.view(-1, n_cells, n_genes)[:, :, genes] for values in read)

@@ -60,7 +60,8 @@ class GeneSetTransformer(nn.Module):
             ModulatedBlock(width, context_width, n_heads, dropout, n_members) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.read_log_ratio = MemberLinear(n_members, n_tokens * width + context_width, n_genes)
+        self.n_features = n_tokens * width + context_width
+        self.read_log_ratio = MemberLinear(n_members, self.n_features, n_genes)
         self.read_log_dispersion = MemberLinear(n_members, width, n_genes)
         # Start from the depth-scaled mean profile and a moderate dispersion.
         nn.init.zeros_(self.read_mask.weight)
@@ -69,8 +70,26 @@ class GeneSetTransformer(nn.Module):
         nn.init.zeros_(self.read_log_dispersion.weight)
         nn.init.ones_(self.read_log_dispersion.bias)
 
-    def forward(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-ratio to ``base_rate`` and log inverse dispersion, each ``(E, B, G)``."""
+    def forward(
+        self,
+        x_t: Tensor,
+        survival_prob: Tensor,
+        base_rate: Tensor,
+        context: Tensor,
+        genes: slice | Tensor = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Log-ratio to ``base_rate`` and log inverse dispersion of ``genes``, each ``(E, B, G)``."""
+        tokens = self.encode(x_t, survival_prob, base_rate, context)
+        # The dispersion reads the tokens but does not shape them: they serve the mean.
+        log_dispersion = self.read_log_dispersion(tokens.detach().mean(2), genes)
+        return self.read_log_ratio(self.features(tokens, context), genes), log_dispersion
+
+    def features(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """What is read out to genes, ``(E, B, M H + C)``."""
+        return torch.cat([tokens.flatten(2), F.silu(context)], dim=-1)
+
+    def encode(self, x_t: Tensor, survival_prob: Tensor, base_rate: Tensor, context: Tensor) -> Tensor:
+        """Tokens ``(E, B, M, H)`` of cells."""
         dropout = self.input_dropout if self.training else 0.0
         cells = (tensor.flatten(0, 1) for tensor in (x_t, survival_prob, base_rate))
         residual = freeman_tukey_residual(*cells, dropout=dropout).view_as(x_t)
@@ -80,7 +99,4 @@ class GeneSetTransformer(nn.Module):
         tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(2)
         for block in self.blocks:
             tokens = block(tokens, context)
-        tokens = self.norm(tokens)
-        features = torch.cat([tokens.flatten(2), F.silu(context)], dim=-1)
-        # The dispersion reads the tokens but does not shape them: they serve the mean.
-        return self.read_log_ratio(features), self.read_log_dispersion(tokens.detach().mean(2))
+        return self.norm(tokens)

@@ -32,13 +32,15 @@ class MemberLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_members, in_features, out_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_members, 1, out_features).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(E, N, in)``, or ``(1, N, in)`` that all networks share, to ``(E, N, out)``."""
-        x = x.expand(len(self.weight), -1, -1)
-        is_large = x.shape[1] * self.weight[0].numel() >= _LARGE
+    def forward(self, x: Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
+        """Map ``(E, N, in)``, or ``(1, N, in)`` that all networks share, to ``(E, N, out)``, or some columns of that."""
+        weight = self.weight[:, :, columns]
+        bias = None if self.bias is None else self.bias[:, :, columns]
+        x = x.expand(len(weight), -1, -1)
+        is_large = x.shape[1] * weight[0].numel() >= _LARGE
         if is_large and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            return _MapOfEach.apply(x, self.weight, self.bias)
-        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+            return _MapOfEach.apply(x, weight, bias)
+        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
 
 
 class _MapOfEach(torch.autograd.Function):

@@ -223,3 +223,14 @@ def test_mixture_moments_where_nothing_is_lost_are_finite():
     mean, dispersion = mixture_moments([nothing, nothing])
     assert (mean == 0).all()
     assert torch.isfinite(dispersion).all()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_some_genes_are_predicted_as_among_all(cells, name, n_members):
+    torch.manual_seed(0)
+    denoiser = perturbed(CountDenoiser(BACKBONES[name](n_members), (6, 4), n_categories=(3,), n_continuous=1)).eval()
+    genes = torch.tensor([7, 0, 4])
+    with torch.inference_mode():
+        for of_all, of_some in zip(denoiser(*cells), denoiser(*cells, genes=genes), strict=True):
+            torch.testing.assert_close(of_some, of_all[:, genes])
