@@ -134,7 +134,7 @@ class GenerationMixin:
             observed = torch.zeros(shape, dtype=torch.bool, device=module.device)
             generator = torch.Generator(module.device)
             generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
-            denoise = module.bind(observed, conditions, of_block.guidance_scale, run=generator)
+            denoise = module.bind(observed, conditions, of_block.guidance_scale, generator=generator)
             if library_size is not None:
                 denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))
             options = {"attrition": of_block.attrition, "births": of_block.births, "generator": generator}

@@ -61,8 +61,8 @@ class CountsDiffSC(
     p_uncond
         Probability with which a condition of a cell is hidden in training; needed for ``guidance_scale`` other than 1.
     **module_kwargs
-        Further arguments of the module and the denoiser, such as ``n_members`` (networks whose predictions are averaged,
-        3 by default; 1 trains three times as fast), ``n_tokens``, ``width``, ``ema_decay``.
+        Further arguments of the module and the denoiser, such as ``n_members`` (networks that are averaged in one pass, or
+        of which a generated cell follows one; 3 by default, 1 trains three times as fast), ``n_tokens``, ``width``, ``ema_decay``.
 
     Raises
     ------

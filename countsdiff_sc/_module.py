@@ -14,17 +14,12 @@ from countsdiff_sc._constants import OBSERVED_MASK_KEY
 from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
-from countsdiff_sc.process import (
-    corrupt,
-    dispersion_loss,
-    get_schedule,
-    get_time_distribution,
-    product_guidance,
-    weighted_bregman_loss,
-)
+from countsdiff_sc.process import get_schedule, get_time_distribution, product_guidance
+from countsdiff_sc.process._corruption import corrupt
+from countsdiff_sc.process._losses import dispersion_loss, weighted_bregman_loss
 from countsdiff_sc.process._samplers import Denoise
 
-#: Default number of networks whose predictions are averaged.
+#: Default number of networks.
 N_MEMBERS = 3
 #: Times of generation of which one is drawn in training.
 _N_GENERATION_TIMES = 256
@@ -89,8 +84,8 @@ class CountsDiffModule(BaseModuleClass):
     ema_decay
         Decay of the moving average of the weights, per optimiser step.
     n_members
-        Networks whose predictions are averaged, each trained on its own share of every minibatch; by default 3, or 1
-        where ``denoiser`` is a module.
+        Networks, each trained on its own share of every minibatch. They are averaged in one pass; by several steps each cell
+        follows one. By default 3, or 1 where ``denoiser`` is a module.
     **denoiser_kwargs
         Passed to the backbones named by ``denoiser``.
     """
@@ -105,8 +100,9 @@ class CountsDiffModule(BaseModuleClass):
     SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 10), 6.0
     #: Cells of which nothing is observed, at times that a generated cell goes through, unless their time is random anyway.
     FROM_NOTHING = slice(4, None, 10)
-    #: Cells to which the dispersion is fitted, since gamma functions are dear. Some are among those above.
-    DISPERSION = slice(0, None, 8)
+    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 70 in a row are as many of each of the
+    #: kinds above as among all: 7 and 10 have no common factor.
+    DISPERSION = slice(0, None, 7)
 
     def __init__(
         self,
@@ -218,6 +214,7 @@ class CountsDiffModule(BaseModuleClass):
             x_t, survival_prob, t.squeeze(1), conditions, apart=self.training, dispersion_of=some
         )
         n_deaths = x_0 - x_t
+        # The divisor goes into the weights, of which there are fewer than entries of the gradient.
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / target.sum().clamp(min=1)
         mean_loss = weighted_bregman_loss(n_deaths, expected_births, target, weight)
         spread_loss = dispersion_loss(n_deaths[some], expected_births[some], dispersion, target[some])
@@ -277,7 +274,7 @@ class CountsDiffModule(BaseModuleClass):
         conditions: Conditions,
         guidance_scale: float | Mapping[str, float] = 1.0,
         *,
-        run: torch.Generator | None = None,
+        generator: torch.Generator | None = None,
         genes: slice | Tensor = slice(None),
     ) -> Denoise:
         """Close the denoiser over what is known about the cells, in the form the samplers call.
@@ -292,22 +289,21 @@ class CountsDiffModule(BaseModuleClass):
             A number for all conditions together (:func:`~countsdiff_sc.process.geometric_guidance`), or a mapping from name to
             number (:func:`~countsdiff_sc.process.product_guidance`). Each scale other than 1 costs one network pass per call
             beyond the first.
-        run
-            For a run through several times: deals the cells out to the networks, of which each cell follows one. A mixture
-            of their laws at every time anew would have cells change their mind, and differ less than those of any one
-            network. None for the mixture.
+        generator
+            Deals the cells out to the networks, of which each cell then follows one at all times. A mixture of their laws at
+            every time anew would have cells change their mind, and differ less than those of any one network. None for the
+            mixture.
         genes
             The genes that are predicted, all by default.
         """
-        n_cells, apart = len(observed_mask), run is not None and self.net.n_members > 1
-        order = torch.randperm(n_cells, generator=run, device=observed_mask.device) if apart else slice(None)
-        back = order.argsort() if apart else slice(None)
+        apart = generator is not None and self.net.n_members > 1
+        order, back = self._dealt(len(observed_mask), generator) if apart else (slice(None), slice(None))
         conditions, observed = conditions[order], observed_mask[order].to(self.net.mean_profile.dtype)
         guides, options = self._guides(conditions, guidance_scale), {"apart": apart, "genes": genes}
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             survival_prob = torch.lerp(self.schedule.survival_prob(t), torch.ones_like(t), observed)
-            inputs = x_t[order], survival_prob, t.expand(n_cells)
+            inputs = x_t[order], survival_prob, t.expand(len(observed))
             expected_births, dispersion = self.denoiser(*inputs, conditions, **options)
             if guides:
                 without = [(self.denoiser(*inputs, fewer, **options)[0], scale) for fewer, scale in guides]
@@ -315,6 +311,17 @@ class CountsDiffModule(BaseModuleClass):
             return expected_births[back], dispersion[back]
 
         return denoise
+
+    def _dealt(self, n_cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The cell in each place of equal shares, and the place of each cell: any one with the same probability.
+
+        Places that are left over have the first cell once more.
+        """
+        n_places = -(-n_cells // self.net.n_members) * self.net.n_members
+        places = torch.randperm(n_places, generator=generator, device=generator.device)[:n_cells]
+        cells = torch.zeros(n_places, dtype=torch.long, device=generator.device)
+        cells[places] = torch.arange(n_cells, device=generator.device)
+        return cells, places
 
     def _guides(
         self, conditions: Conditions, guidance_scale: float | Mapping[str, float]

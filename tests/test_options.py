@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from exact import exact_model
-from helpers import QUIET, make_adata, train_tiny
+from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import assert_law, nb
 from scipy import stats
 
@@ -194,20 +194,36 @@ def test_scale_zero_takes_one_condition_out_and_leaves_the_others(model, data, h
 # --- one network for each cell ---
 
 
-def test_in_a_run_each_cell_follows_one_network(data):
-    """Dealt out evenly and anew in each run; a call for the mixture is the average of all."""
+@pytest.mark.parametrize("n_cells", [1, 2, 4, 5, 60])
+def test_cells_are_dealt_out_to_the_networks_at_random(data, n_cells):
+    """5 chi-square tests at a false-alarm rate of 1e-4."""
+    module = CountsDiffSC(data, n_members=3, **TINY).module
+    generator = torch.Generator().manual_seed(0)
+    size, networks = -(-n_cells // 3), []
+    for _ in range(600):
+        cells, places = module._dealt(n_cells, generator)
+        assert len(cells) == 3 * size
+        assert torch.equal(cells[places], torch.arange(n_cells))
+        assert torch.bincount(places // size, minlength=3).max() <= size
+        networks.append(int(places[n_cells // 2]) // size)
+    assert stats.chisquare(np.bincount(networks, minlength=3)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("n_cells", [1, 4, 60])
+def test_in_a_run_each_cell_follows_one_network(data, n_cells):
+    """Chosen anew in each run; a call for the mixture is the average of all."""
     model = train_tiny(data, n_members=3)
     module = model.module.eval()
-    conditions = module.conditions(next(iter(model._make_data_loader(adata=data, batch_size=data.n_obs))))
-    observed, one = torch.zeros(data.shape, dtype=torch.bool), torch.ones(())
-    x_t = torch.zeros(data.shape)
+    conditions = module.conditions(next(iter(model._make_data_loader(adata=data, batch_size=data.n_obs))))[:n_cells]
+    x_t, one = torch.zeros(n_cells, data.n_vars), torch.ones(())
+    observed = torch.zeros_like(x_t, dtype=torch.bool)
     with torch.inference_mode():
         mixture, _ = module.bind(observed, conditions)(x_t, one)
         # Which network is whose shows in the law, and any other cell's network would predict something else.
-        runs = [module.bind(observed, conditions, run=torch.Generator().manual_seed(seed)) for seed in range(40)]
+        runs = [module.bind(observed, conditions, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
         means = torch.stack([denoise(x_t, one)[0] for denoise in runs])
         torch.testing.assert_close(runs[0](x_t, one)[0], means[0])
-    for cell in range(0, data.n_obs, 7):
+    for cell in range(0, n_cells, 7):
         laws = torch.unique(means[:, cell].round(decimals=5), dim=0)
         assert len(laws) == 3  # 40 runs miss one of three networks with probability 3e-7
         torch.testing.assert_close(laws.mean(0), mixture[cell], rtol=1e-3, atol=1e-5)

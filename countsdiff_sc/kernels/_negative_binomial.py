@@ -81,7 +81,7 @@ def _quantile(unit, mean, dispersion):
     return count
 
 
-#: Of so many factors the logarithm of a rising factorial is a plain sum; the rest are left to Stirling's series.
+#: So many factors of a rising factorial are multiplied one by one; the rest are left to gamma functions.
 _PLAIN = 16
 
 
@@ -102,7 +102,8 @@ def negative_binomial_nll(
     Parameters
     ----------
     counts, mean, dispersion, target
-        Counts :math:`x`, mean :math:`m`, inverse dispersion :math:`r > 0`, and 0 or 1; float32, shape ``(B, G)``.
+        Counts :math:`x`, mean :math:`m`, inverse dispersion :math:`r` above 0 and below 1e18, and 0 or 1; float32, shape
+        ``(B, G)``.
     floor
         Least mean.
     n_threads

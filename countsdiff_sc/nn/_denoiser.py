@@ -48,6 +48,12 @@ class CountDenoiser(nn.Module):
         n_continuous: int = 0,
     ):
         super().__init__()
+        if not hasattr(backbone, "context_width"):
+            msg = (
+                f"{type(backbone).__name__} has no attribute context_width. It is the number of features of a cell's context, which "
+                "a backbone is given beside the counts. Set it, for example to 64."
+            )
+            raise AttributeError(msg)
         self.backbone = backbone
         self.n_members = getattr(backbone, "n_members", 1)
         self.context = CellContext(
@@ -81,7 +87,7 @@ class CountDenoiser(nn.Module):
         dispersion_of: slice = slice(None),
         genes: slice | Tensor = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)``.
+        """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)`` where all genes and cells are asked for.
 
         Parameters
         ----------

@@ -13,12 +13,10 @@ from ._birth_death import (
     rescaled_attrition,
 )
 from ._births import get_birth_rule, nearest_births, negative_binomial_births, poisson_births, stochastic_births
-from ._corruption import corrupt
 from ._guidance import geometric_guidance, product_guidance
 from ._losses import (
     bound_integrand,
     bregman_loss,
-    dispersion_loss,
     get_loss_weighting,
     likelihood_step_weight,
     likelihood_weight,
@@ -26,7 +24,6 @@ from ._losses import (
     paper_step_weight,
     paper_weight,
     uniform_weight,
-    weighted_bregman_loss,
 )
 from ._oracle import GammaPoissonOracle, gamma_poisson_posterior
 from ._samplers import sample_conditioned, sample_remasked, time_grid
@@ -59,8 +56,6 @@ __all__ = [
     "bound_integrand",
     "bregman_loss",
     "capped_attrition",
-    "corrupt",
-    "dispersion_loss",
     "gamma_poisson_posterior",
     "geometric_guidance",
     "get_attrition",
@@ -86,5 +81,4 @@ __all__ = [
     "thin",
     "time_grid",
     "uniform_weight",
-    "weighted_bregman_loss",
 ]

@@ -29,10 +29,11 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
 def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Sum of ``weight`` times :func:`bregman_loss` over the entries where ``target`` is 1 and not 0.
 
-    ``weight`` is one number per cell, ``(B, 1)``; the others are of shape ``(B, G)``.
+    ``weight`` is one number per cell, ``(B, 1)``, or one for all; the others are of shape ``(B, G)``.
     """
     if compiles(n_deaths, expected_births, target):
-        return _WeightedBregman.apply(n_deaths, expected_births, target, weight.to(target.dtype))
+        of_cells = weight.to(target.dtype).expand(len(target), 1)
+        return _WeightedBregman.apply(n_deaths, expected_births, target, of_cells.contiguous())
     return (weight * target * bregman_loss(n_deaths, expected_births)).sum()
 
 
@@ -49,6 +50,7 @@ class _WeightedBregman(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (by_births,) = ctx.saved_tensors
+        # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
         return None, by_births if gradient == 1.0 else gradient * by_births, None, None
 
 

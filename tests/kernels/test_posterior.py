@@ -7,7 +7,7 @@ from laws import generator
 from countsdiff_sc.kernels import _threads
 from countsdiff_sc.nn._denoiser import freeman_tukey_residual
 from countsdiff_sc.nn._molecules_lost import LOG_RATIO_RANGE, mean_lost, mixture_lost, molecules_lost
-from countsdiff_sc.process import dispersion_loss, weighted_bregman_loss
+from countsdiff_sc.process._losses import dispersion_loss, weighted_bregman_loss
 
 SHAPE = (120, 301)
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}
@@ -79,6 +79,17 @@ def test_mixture(entries):
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-6)
 
 
+def test_a_weight_for_all_cells_is_one_for_each(entries):
+    counts, prob, births, _ = entries
+    of_one, of_each = (
+        weighted_bregman_loss(counts, births, prob, weight)
+        for weight in (torch.tensor(2.5), torch.full((len(prob), 1), 2.5))
+    )
+    assert of_one == of_each
+    with pytest.raises(RuntimeError, match="expand"):
+        weighted_bregman_loss(counts, births, prob, prob)
+
+
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 def test_weighted_loss_and_its_gradient(entries, factor):
     counts, prob, births, _ = entries
@@ -95,7 +106,7 @@ def test_weighted_loss_and_its_gradient(entries, factor):
 
 @pytest.mark.parametrize("depth", [0.7, 30.0])
 def test_dispersion_loss_and_its_gradient(entries, depth):
-    """Counts of one and of many molecules, with plain sums and Stirling's series."""
+    """Counts of one and of many molecules, with plain sums and series."""
     _, prob, rate, dispersion = entries
     counts, target = torch.poisson(torch.full(SHAPE, depth), generator=generator(9)), (prob > 0.4).float()
     dispersion[:, 3] = 1e3

@@ -18,7 +18,7 @@ from countsdiff_sc.kernels import (
     uniform,
 )
 
-SHAPE = (200, 301)  # odd, and enough entries for several threads
+SHAPE = (200, 301)  # odd
 
 
 def test_uniform_numbers_are_uniform_and_independent():

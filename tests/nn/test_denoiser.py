@@ -232,5 +232,22 @@ def test_some_genes_are_predicted_as_among_all(cells, name, n_members):
     denoiser = perturbed(CountDenoiser(BACKBONES[name](n_members), (6, 4), n_categories=(3,), n_continuous=1)).eval()
     genes = torch.tensor([7, 0, 4])
     with torch.inference_mode():
-        for of_all, of_some in zip(denoiser(*cells), denoiser(*cells, genes=genes), strict=True):
-            torch.testing.assert_close(of_some, of_all[:, genes])
+        for apart in (False, True):
+            of_all, of_some = (denoiser(*cells, apart=apart, **some) for some in ({}, {"genes": genes}))
+            for all_genes, some_genes in zip(of_all, of_some, strict=True):
+                torch.testing.assert_close(some_genes, all_genes[:, genes])
+
+
+def test_a_backbone_says_how_wide_its_context_is():
+    with pytest.raises(AttributeError, match=r"Linear has no attribute context_width\. .* Set it"):
+        CountDenoiser(torch.nn.Linear(2, 2), (2,))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_dispersion_of_some_cells_is_as_among_all(denoiser, cells, apart):
+    with torch.inference_mode():
+        (mean, dispersion), (same, some) = (
+            denoiser(*cells, apart=apart, dispersion_of=of) for of in (slice(None), slice(1, None, 2))
+        )
+    torch.testing.assert_close(same, mean)
+    torch.testing.assert_close(some, dispersion[1::2])
