@@ -17,7 +17,7 @@ from torch import Tensor
 
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._constants import UNS_KEY
-from countsdiff_sc._generation import generate, generation_grid, with_library_size
+from countsdiff_sc._generation import generate, with_library_size
 from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
 from countsdiff_sc._request import SamplingRequest
 
@@ -124,8 +124,7 @@ class GenerationMixin:
     def _states(self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed):
         """Yield each block's state after each transition, and whether it is the last."""
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
-        n_molecules = float(module.denoiser.mean_profile.sum())
-        grid = generation_grid(module.schedule, request.n_steps, n_molecules).to(module.device, torch.float32)
+        grid = module.generation_grid(request.n_steps).to(module.device, torch.float32)
         for block, first in enumerate(range(0, n_obs, batch_size)):
             cells = slice(first, min(first + batch_size, n_obs))
             of_block = request.of_cells(cells, module.device)

@@ -263,10 +263,13 @@ class CountsDiffModule(BaseModuleClass):
             denoiser.depth_concentration.copy_(depth_concentration)
             denoiser.continuous_location.copy_(location)
             denoiser.continuous_scale.copy_(scale)
-        grid = generation_grid(self.schedule, _N_GENERATION_TIMES + 1, float(mean_profile.sum()))
-        self.generation_times.copy_(grid[1:-1])
+        self.generation_times.copy_(self.generation_grid(_N_GENERATION_TIMES + 1)[1:-1])
 
     # ------------------------------------------------------------------ inference
+
+    def generation_grid(self, n_steps: int) -> Tensor:
+        """Times of a generated cell's transitions, from 1 to 0; double precision, shape ``(n_steps + 1,)``."""
+        return generation_grid(self.schedule, n_steps, float(self.net.mean_profile.sum()))
 
     def bind(
         self,

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from countsdiff_sc.kernels import dense_to_csr
+from countsdiff_sc.kernels import _threads, dense_to_csr
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (0, 4), (4, 0), (300, 101)])
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
-def test_agreement_with_scipy(shape, n_threads, dtype):
+def test_agreement_with_scipy(shape, n_threads, dtype, monkeypatch):
+    monkeypatch.setattr(_threads, "MIN_ENTRIES", 1)
     counts = np.random.default_rng(0).poisson(0.4, shape).astype(dtype)
     csr = dense_to_csr(counts, n_threads=n_threads)
     csr.check_format()
