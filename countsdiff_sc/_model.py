@@ -214,6 +214,8 @@ class CountsDiffSC(
         # Without this the trainer switches cudnn's non-deterministic autotuning on, also when a seed is set.
         kwargs.setdefault("benchmark", False)
         kwargs.setdefault("log_every_n_steps", 1)  # or Lightning warns about every small data set
+        if torch.cuda.is_available():  # from pinned memory Lightning copies without waiting
+            kwargs["datasplitter_kwargs"] = {"pin_memory": True, **(kwargs.get("datasplitter_kwargs") or {})}
         if n_train < n_obs:
             kwargs.setdefault("check_val_every_n_epoch", validate_every)
         super().train(

@@ -11,6 +11,7 @@ from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 from scipy.stats import arcsine, kstest
+from scvi.model.base import UnsupervisedTrainingMixin
 
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._module import MovingAverage
@@ -429,3 +430,14 @@ def test_some_cells_of_training_start_from_nothing(masked):
     survival = module.schedule.survival_prob(t[changed])
     assert survival.min() > 1e-3 * 0.99  # one molecule of the thousand that a cell has
     assert survival.max() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "given", "expected"), [(True, {}, True), (True, {"pin_memory": False}, False), (False, {}, None)]
+)
+def test_minibatches_are_pinned_where_there_is_a_gpu(masked, monkeypatch, has_gpu, given, expected):
+    passed = {}
+    monkeypatch.setattr(UnsupervisedTrainingMixin, "train", lambda self, **kwargs: passed.update(kwargs))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    CountsDiffSC(masked, **TINY).train(1, datasplitter_kwargs=given)
+    assert passed["datasplitter_kwargs"].get("pin_memory") is expected
