@@ -71,10 +71,8 @@ def reverse_states(model, x_0, observed, attrition, generator) -> torch.Tensor:
     """The cell at times 1 to 0 if only ``observed`` genes, and no label, are seen; shape as before."""
     conditions = Conditions(torch.full((N_RUNS, len(model.module.n_categories)), -1), torch.empty(N_RUNS, 0))
     times, sigma = process.time_grid(N_STEPS), process.get_attrition(attrition)
-    denoise, survival = (
-        model.module.bind(observed, conditions, run=generator),
-        model.module.schedule.survival_prob(times),
-    )
+    denoise = model.module.bind(observed, conditions, generator=generator)
+    survival = model.module.schedule.survival_prob(times)
     states = [x_0.where(observed, 0.0)]
     for t, (p_t, p_s) in zip(times, pairwise(survival), strict=False):
         n_deaths = process.negative_binomial_births(*denoise(states[-1], t), generator)
