@@ -19,8 +19,9 @@ from countsdiff_sc._imputation import Tally, impute_cells
 from countsdiff_sc._request import ImputationRequest
 
 #: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
-#: computed from them, 1 MB a matrix, stays in the cache of a processor.
-BLOCK_SIZE, BLOCK_ENTRIES = 1024, 2**18
+#: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
+#: read once for so many cells at least.
+BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
 
 
 class ImputationMixin:
@@ -247,8 +248,10 @@ class ImputationMixin:
         return data, matrices
 
     def _block_size(self, batch_size: int | None) -> int:
-        """Cells imputed together: by default so many that memory does not grow with the genes."""
-        return min(BLOCK_SIZE, max(1, BLOCK_ENTRIES // self.n_genes)) if batch_size is None else batch_size
+        """Cells imputed together: by default the fewer the more genes there are, down to a least number."""
+        if batch_size is not None:
+            return batch_size
+        return min(BLOCK_SIZE, max(MIN_BLOCK_SIZE, BLOCK_ENTRIES // self.n_genes))
 
     def _resolve_mask(self, data, matrices: list[CountMatrix], observed_mask) -> tuple[object, str]:
         """The observed mask given now, or None, and how missing entries are told from observed ones."""

@@ -227,8 +227,10 @@ def test_draws_without_a_mask_are_those_of_the_law_of_each_fold(adata):
 
 def test_fewer_cells_are_imputed_together_where_there_are_many_genes(masked_model, masked, monkeypatch):
     monkeypatch.setattr(_imputation_mixin, "BLOCK_ENTRIES", 7 * 20)
-    masked_model.impute(seed=0)
-    assert masked.uns["countsdiff_sc"]["imputed"]["batch_size"] == 7
+    for least, expected in ((1, 7), (9, 9)):
+        monkeypatch.setattr(_imputation_mixin, "MIN_BLOCK_SIZE", least)
+        masked_model.impute(seed=0)
+        assert masked.uns["countsdiff_sc"]["imputed"]["batch_size"] == expected
 
 
 def test_an_unknown_label_is_no_label(masked):
