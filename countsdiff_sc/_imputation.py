@@ -130,7 +130,8 @@ def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0."""
-    mean, dispersion = law[0] * missing, law[1]
+    # Not a product: means that are infinite by extreme guidance would leave NaN beside the missing entries.
+    mean, dispersion = law[0].masked_fill(~missing, 0.0), law[1]
     if not request.is_integer:
         yield x + mean  # one of them is 0
     elif request.levels is None:

@@ -9,7 +9,7 @@ import torch
 from exact import exact_model
 from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import assert_law, nb
-from scipy import stats
+from scipy import sparse, stats
 
 from countsdiff_sc import CountsDiffSC, _imputation
 from countsdiff_sc.process import product_guidance
@@ -189,6 +189,18 @@ def test_scale_zero_takes_one_condition_out_and_leaves_the_others(model, data, h
     # An unknown condition says nothing, so no scale changes anything.
     exaggerated = model.get_imputed_counts(unlabelled, guidance_scale={"cell_type": 5.0})
     np.testing.assert_allclose(exaggerated[hidden], without[hidden], rtol=1e-4)
+
+
+def test_extreme_guidance_leaves_what_was_observed():
+    """Where zeros are imputed the counts beside them are predicted too, possibly as infinite."""
+    adata = make_adata()
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    model = train_tiny(adata)
+    model.train(30, accelerator="cpu", plan_kwargs={"lr": 3e-2}, **QUIET)  # until labels matter
+    counts = model.adata.X.toarray() if sparse.issparse(model.adata.X) else np.asarray(model.adata.X)
+    for scale in (10.0, 1e3, 1e6):
+        mean = model.get_imputed_counts(guidance_scale=scale)
+        np.testing.assert_array_equal(mean[counts > 0], counts[counts > 0])
 
 
 # --- one network for each cell ---

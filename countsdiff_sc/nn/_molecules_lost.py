@@ -40,12 +40,16 @@ def mean_lost(
     log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
 ) -> Tensor:
     """Mean of the molecules lost; all ``(B, G)``."""
-    rate = base_rate * log_ratio.clamp(*LOG_RATIO_RANGE).exp()
+    rate = base_rate * _ratio(log_ratio)
     return gamma_poisson_posterior(rate, _dispersion(log_dispersion), x_t, survival_prob)[0]
 
 
+def _ratio(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(*LOG_RATIO_RANGE).exp_()
+
+
 def _dispersion(log_dispersion: Tensor) -> Tensor:
-    return log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+    return log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
 
 
 class _MeanLost(torch.autograd.Function):
@@ -53,8 +57,7 @@ class _MeanLost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, *visible: Tensor) -> Tensor:
-        rate = log_ratio.clamp(*LOG_RATIO_RANGE).exp_().mul_(base_rate)
-        dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
+        rate, dispersion = _ratio(log_ratio).mul_(base_rate), _dispersion(log_dispersion)
         inputs = arrays(rate, dispersion, *visible)
         mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, n_threads=torch.get_num_threads()))
         ctx.save_for_backward(mean, rate, dispersion, visible[1], log_ratio)
@@ -77,8 +80,7 @@ def mixture_lost(
     """
     others = (base_rate, x_t, survival_prob)
     if len(log_ratio) > 1 and not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *others):
-        ratio, dispersion = log_ratio.clamp(*LOG_RATIO_RANGE).exp_(), log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
-        inputs, n_threads = arrays(ratio, dispersion, *others), torch.get_num_threads()
+        inputs, n_threads = arrays(_ratio(log_ratio), _dispersion(log_dispersion), *others), torch.get_num_threads()
         return tuple(map(torch.from_numpy, kernels.gamma_poisson_mixture(*inputs, tiny=TINY, n_threads=n_threads)))
     return mixture_moments([molecules_lost(*read, *others) for read in zip(log_ratio, log_dispersion, strict=True)])
 
