@@ -20,6 +20,7 @@ from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, with_library_size
 from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
 from countsdiff_sc._request import SamplingRequest
+from countsdiff_sc._side_by_side import generator_of
 
 #: Progress is shown after this many seconds.
 _PROGRESS_DELAY = 2.0
@@ -131,8 +132,7 @@ class GenerationMixin:
             shape = (cells.stop - cells.start, self.n_genes)
             conditions = module.conditions(_tensors(fields, cells, module))
             observed = torch.zeros(shape, dtype=torch.bool, device=module.device)
-            generator = torch.Generator(module.device)
-            generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
+            generator = generator_of(block, seed, module.device)
             denoise = module.bind(observed, conditions, of_block.guidance_scale, generator=generator)
             if library_size is not None:
                 denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from countsdiff_sc import kernels
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc._rows import Rows
+from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
 
@@ -42,6 +44,9 @@ class Tally:
     n_missing: int = 0
     n_empty_cells: int = 0
     n_newly_hidden: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 def impute_block(
@@ -106,6 +111,7 @@ def impute_zeros(
         for fold in hidden:
             genes = fold[0].nonzero().squeeze(1)
             mean[:, genes], dispersion[:, genes] = _predictive_law(module, x, ~fold, conditions, request, genes)
+        mean.masked_fill_(x != 0, 0.0)
         return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
     samplers = [_sampler(module, x, ~fold, conditions, request, generator) for fold in hidden]
 
@@ -129,9 +135,11 @@ def _predictive_law(
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0."""
-    # Not a product: means that are infinite by extreme guidance would leave NaN beside the missing entries.
-    mean, dispersion = law[0].masked_fill(~missing, 0.0), law[1]
+    """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0.
+
+    Elsewhere the mean is 0.
+    """
+    mean, dispersion = law
     if not request.is_integer:
         yield x + mean  # one of them is 0
     elif request.levels is None:
@@ -165,10 +173,10 @@ def _fill_from_draws(
 def impute_cells(
     module: CountsDiffModule,
     minibatches: Iterable[dict[str, Tensor]],
-    masks: Iterator[np.ndarray] | None,
+    masks: Iterable[np.ndarray] | None,
     request: ImputationRequest,
     *,
-    rows: np.ndarray,
+    rows: Sequence[np.ndarray],
     zeros_are_missing: bool,
     seed: int,
 ) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
@@ -185,43 +193,49 @@ def impute_cells(
     request
         What to compute.
     rows
-        Row of each cell of all minibatches in the data.
+        Rows of each block in the data.
     zeros_are_missing
         Predict the zeros, by gene folds, instead of the entries outside the mask.
     seed
-        Block ``k`` draws from a generator seeded by ``(seed, k)``.
+        Seed of the folds and of the blocks' generators.
 
     Returns
     -------
     The outputs, dense float32 for means and CSR of integers for counts, and what was imputed in numbers.
     """
-    device, tally, n_threads = module.device, Tally(), torch.get_num_threads()
-    folds = None
-    outputs, n_done = [Rows(len(rows)) for _ in range(request.n_outputs)], 0
-    for block, tensors in enumerate(minibatches):
+    device = module.device
+    folds = torch.as_tensor(gene_folds(len(module.net.mean_profile), seed), device=device)
+
+    def imputed(block, generator: torch.Generator) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
+        tensors, mask, cells = block
         tensors = {key: value.to(device) for key, value in tensors.items()}
-        generator = torch.Generator(device)
-        generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
-        mask = None if masks is None else torch.as_tensor(next(masks), device=device)
+        mask = None if mask is None else torch.as_tensor(mask, device=device)
         x, observed = module.counts_and_known(tensors, mask)
-        conditions = module.conditions(tensors)
-        of_block = request.of_cells(rows[n_done : n_done + len(x)], device)
-        n_done += len(x)
+        conditions, of_block = module.conditions(tensors), request.of_cells(cells, device)
         if zeros_are_missing:
-            if folds is None:
-                folds = torch.as_tensor(gene_folds(x.shape[1], seed), device=device)
-            tally.n_missing += int((x == 0).sum())
+            found = Tally(n_missing=int((x == 0).sum()))
             results = impute_zeros(module, x, folds, conditions, of_block, generator)
         else:
-            tally.n_missing += int((~observed).sum())
-            tally.n_empty_cells += int((~observed.any(dim=1)).sum())
+            n_observed = observed.sum(dim=1)
+            found = Tally(n_missing=x.numel() - int(n_observed.sum()), n_empty_cells=int((n_observed == 0).sum()))
             if mask is not None:
-                tally.n_newly_hidden += int((module.counts_and_known(tensors)[1] & ~observed).sum())
+                found.n_newly_hidden = int((module.counts_and_known(tensors)[1] & ~observed).sum())
             results = impute_block(module, x, observed, conditions, of_block, generator)
+        return [_stored(values, request) for values in results], found
+
+    blocks = zip(minibatches, repeat(None) if masks is None else masks, rows, strict=False)
+    outputs, tally = [Rows(sum(map(len, rows))) for _ in range(request.n_outputs)], Tally()
+    for results, found in side_by_side(imputed, blocks, n_blocks=len(rows), seed=seed, device=device):
+        tally += found
         for output, values in zip(outputs, results, strict=True):
-            values = values.cpu().numpy()
-            output.append(kernels.dense_to_csr(values, n_threads=n_threads) if request.is_integer else values)
+            output.append(values)
     return [output.stacked() for output in outputs], tally
+
+
+def _stored(values: Tensor, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:
+    """Counts as CSR, means as they are."""
+    array = values.cpu().numpy()
+    return kernels.dense_to_csr(array, n_threads=torch.get_num_threads()) if request.is_integer else array
 
 
 def gene_folds(n_genes: int, seed: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -80,7 +80,8 @@ class ImputationMixin:
         attrition
             Molecules that die again on the way back: None, ``"max"``, a fraction of the maximum, an array of fractions by gene
             ``(n_vars,)`` or by entry (cells x genes of ``adata``), or a callable ``(p_s, p_t)`` that returns a probability,
-            clamped to the maximum. One step has no use for it.
+            clamped to the maximum. One step has no use for it. Like ``births``, a callable may be called by several threads
+            at once.
         births
             How the molecules lost are drawn from their predicted law: ``"negative_binomial"`` (right variance at any number
             of steps), ``"poisson"``, ``"stochastic"`` (the paper's), ``"nearest"`` or a callable, see
@@ -220,12 +221,13 @@ class ImputationMixin:
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
+        blocks = [in_order[first : first + batch_size] for first in range(0, len(rows), batch_size)]
         outputs, tally = impute_cells(
             self.module,
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
-            None if mask is None else _mask_blocks(mask, in_order, batch_size),
+            None if mask is None else (dense(mask[cells]) for cells in blocks),
             request,
-            rows=in_order,
+            rows=blocks,
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
         )
@@ -289,8 +291,3 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
-
-
-def _mask_blocks(mask, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(rows), batch_size):
-        yield dense(mask[rows[first : first + batch_size]])

@@ -14,6 +14,7 @@ from scvi.utils import track
 from countsdiff_sc import _registration, _validation
 from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
 from countsdiff_sc._likelihood import likelihood_bound
+from countsdiff_sc._side_by_side import side_by_side
 
 
 class LikelihoodMixin:
@@ -78,15 +79,16 @@ class LikelihoodMixin:
         seed = _resolve_seed(seed)
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
-        blocks = []
-        for block, tensors in enumerate(track(loader, "Evaluating...", disable=len(loader) < 2, style="tqdm")):
+
+        def bounded(tensors: dict[str, torch.Tensor], generator: torch.Generator) -> np.ndarray:
             tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            generator = torch.Generator(module.device)
-            generator.manual_seed(int(np.random.SeedSequence([seed, block]).generate_state(1)[0]))
             counts, known = module.counts_and_known(tensors)
             conditions = module.conditions(tensors)
             found = likelihood_bound(module, counts, known, conditions, n_times=n_times, generator=generator)
-            blocks.append(torch.stack(found, dim=1).cpu().numpy())
+            return torch.stack(found, dim=1).cpu().numpy()
+
+        minibatches = track(loader, "Evaluating...", disable=len(loader) < 2, style="tqdm")
+        blocks = list(side_by_side(bounded, minibatches, n_blocks=len(loader), seed=seed, device=module.device))
         elbo, variance = np.concatenate(blocks).T
         table = pd.DataFrame({"elbo": elbo, "standard_error": np.sqrt(variance)}, index=data.obs_names[in_order])
         return table if np.array_equal(rows, in_order) else table.iloc[np.searchsorted(in_order, rows)]

@@ -310,7 +310,8 @@ class CountsDiffModule(BaseModuleClass):
             expected_births, dispersion = self.denoiser(*inputs, conditions, **options)
             if guides:
                 without = [(self.denoiser(*inputs, fewer, **options)[0], scale) for fewer, scale in guides]
-                expected_births = product_guidance(expected_births, without)
+                # Of nothing lost nothing is left, and not NaN, where extreme scales make infinite means of it.
+                expected_births = product_guidance(expected_births, without).masked_fill(observed[:, genes] > 0, 0.0)
             return expected_births[back], dispersion[back]
 
         return denoise

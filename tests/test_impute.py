@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers import QUIET, make_adata, make_counts, train_tiny
 from scipy import sparse
 
@@ -63,6 +64,16 @@ def test_same_seed_same_layer(masked_model, estimate):
     np.testing.assert_array_equal(values(5), values(5))
     if estimate == "sample":
         assert (values(5) != values(6)).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"estimate": "sample"}, {"estimate": "sample", "n_steps": 3}])
+def test_the_number_of_threads_changes_no_bit(masked_model, options):
+    n_threads, found = torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        found.append(to_dense(masked_model.get_imputed_counts(batch_size=7, seed=0, **options)))
+    torch.set_num_threads(n_threads)
+    np.testing.assert_array_equal(*found)
 
 
 def test_samples_differ_and_average_to_the_mean(masked_model, masked):
