@@ -18,9 +18,9 @@ from torch import Tensor
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, with_library_size
-from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
+from countsdiff_sc._imputation_mixin import _resolve_seed
 from countsdiff_sc._request import SamplingRequest
-from countsdiff_sc._side_by_side import generator_of
+from countsdiff_sc._side_by_side import side_by_side
 
 #: Progress is shown after this many seconds.
 _PROGRESS_DELAY = 2.0
@@ -64,7 +64,7 @@ class GenerationMixin:
             Molecules of every cell, or of each, over the genes of the model; met to about 2%. By default cells get the
             depth that comes of their first molecules, as spread as in the training data.
         batch_size
-            Cells generated together.
+            Cells generated together, by default as in :meth:`impute`.
         seed
             Seed of everything random; the same seed and ``batch_size`` give the same cells. By default
             ``scvi.settings.seed``, else a fresh one, which is recorded.
@@ -100,19 +100,14 @@ class GenerationMixin:
             raise RuntimeError(msg)
         _validation.check_number("n_obs", n_obs, low=1, integer=True)
         _validation.check_number("n_steps", n_steps, low=1, integer=True)
-        batch_size = BLOCK_SIZE if batch_size is None else batch_size
-        _validation.check_number("batch_size", batch_size, low=1, integer=True)
+        batch_size = self._block_size(batch_size)
         request = SamplingRequest(n_steps=n_steps, guidance_scale=guidance_scale, attrition=attrition, births=births)
         request.check_fits(self.module, n_obs, self.n_genes)
         library_size = self._check_library_size(library_size, n_obs)
         seed = _resolve_seed(seed)
         drawer = _ConditionDrawer(self.registry, None if self.adata is None else self.adata_manager)
         obs, fields = drawer.draw(n_obs, labels, batch, np.random.default_rng(seed))
-        with torch.inference_mode():
-            states = self._states(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
-            n_states = n_steps * -(-n_obs // batch_size)
-            bar = track(states, description="Generating...", style="tqdm", total=n_states, delay=_PROGRESS_DELAY)
-            blocks = [sparse.csr_matrix(x.cpu().numpy().astype(np.int32)) for x, is_cell in bar if is_cell]
+        blocks = self._generate(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
         record = {
             **request.recorded(),
             "library_size": "free" if library_size is None else "given",
@@ -122,23 +117,32 @@ class GenerationMixin:
         }
         return self._assemble(_writing.stack_rows(blocks), obs, record)
 
-    def _states(self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed):
-        """Yield each block's state after each transition, and whether it is the last."""
+    @torch.inference_mode()
+    def _generate(
+        self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed
+    ) -> list[sparse.csr_matrix]:
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
-        grid = module.generation_grid(request.n_steps).to(module.device, torch.float32)
-        for block, first in enumerate(range(0, n_obs, batch_size)):
-            cells = slice(first, min(first + batch_size, n_obs))
-            of_block = request.of_cells(cells, module.device)
+        device, grid = module.device, module.generation_grid(request.n_steps).to(module.device, torch.float32)
+        blocks = [slice(first, min(first + batch_size, n_obs)) for first in range(0, n_obs, batch_size)]
+        n_states = request.n_steps * len(blocks)
+        bar = track(range(n_states), description="Generating...", style="tqdm", delay=_PROGRESS_DELAY)
+
+        def generated(cells: slice, generator: torch.Generator) -> sparse.csr_matrix:
+            of_block = request.of_cells(cells, device)
             shape = (cells.stop - cells.start, self.n_genes)
             conditions = module.conditions(_tensors(fields, cells, module))
-            observed = torch.zeros(shape, dtype=torch.bool, device=module.device)
-            generator = generator_of(block, seed, module.device)
+            observed = torch.zeros(shape, dtype=torch.bool, device=device)
             denoise = module.bind(observed, conditions, of_block.guidance_scale, generator=generator)
             if library_size is not None:
-                denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(module.device))
+                denoise = with_library_size(denoise, torch.as_tensor(library_size[cells]).to(device))
             options = {"attrition": of_block.attrition, "births": of_block.births, "generator": generator}
-            for step, x in enumerate(generate(denoise, shape, module.schedule, grid, **options), start=1):
-                yield x, step == request.n_steps
+            for state in generate(denoise, shape, module.schedule, grid, **options):
+                x = state
+                bar.update()
+            return sparse.csr_matrix(x.cpu().numpy().astype(np.int32))
+
+        with bar:
+            return list(side_by_side(generated, blocks, n_blocks=len(blocks), seed=seed, device=device))
 
     def _check_library_size(self, library_size, n_obs: int) -> np.ndarray | None:
         """One number of molecules for each cell, or None."""

@@ -18,7 +18,7 @@ from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import Tally, impute_cells
 from countsdiff_sc._request import ImputationRequest
 
-#: Cells imputed together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
+#: Cells worked off together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
 #: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
 #: read once for so many cells at least.
 BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
@@ -121,12 +121,12 @@ class ImputationMixin:
             resample_window=resample_window,
             known_path=known_path,
         )
-        data, matrices = self._prepare(adata, batch_size)
+        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        data, matrices = self._prepare(adata)
         names = _writing.layer_names(layer, request.n_outputs)
         for matrix in matrices:
             for name in names:
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
-        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
         outputs, rows, mask_kind, n_imputed = self._impute(
             data, matrices, request, observed_mask, indices, batch_size, seed
         )
@@ -208,8 +208,8 @@ class ImputationMixin:
             known_path=known_path,
             quantiles=quantiles,
         )
-        data, matrices = self._prepare(adata, batch_size)
         seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        data, matrices = self._prepare(adata)
         outputs, *_ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
 
@@ -236,12 +236,10 @@ class ImputationMixin:
             outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
         return outputs, rows, mask_kind, tally.n_missing
 
-    def _prepare(self, adata: AnnData | MuData | None, batch_size) -> tuple[AnnData | MuData, list[CountMatrix]]:
+    def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
         if not self.is_trained_:
             msg = "The model is not trained. Only a trained model can impute. Call model.train() first."
             raise RuntimeError(msg)
-        if batch_size is not None:
-            _validation.check_number("batch_size", batch_size, low=1, integer=True)
         data = self._validate_anndata(adata)
         matrices = self._count_matrices(data)
         for matrix in matrices:  # also of the training data, which may have been filtered since
@@ -250,8 +248,9 @@ class ImputationMixin:
         return data, matrices
 
     def _block_size(self, batch_size: int | None) -> int:
-        """Cells imputed together: by default the fewer the more genes there are, down to a least number."""
+        """Cells worked off together: by default the fewer the more genes there are, down to a least number."""
         if batch_size is not None:
+            _validation.check_number("batch_size", batch_size, low=1, integer=True)
             return batch_size
         return min(BLOCK_SIZE, max(MIN_BLOCK_SIZE, BLOCK_ENTRIES // self.n_genes))
 

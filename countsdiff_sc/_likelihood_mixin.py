@@ -12,7 +12,7 @@ from mudata import MuData
 from scvi.utils import track
 
 from countsdiff_sc import _registration, _validation
-from countsdiff_sc._imputation_mixin import BLOCK_SIZE, _resolve_seed
+from countsdiff_sc._imputation_mixin import _resolve_seed
 from countsdiff_sc._likelihood import likelihood_bound
 from countsdiff_sc._side_by_side import side_by_side
 
@@ -46,7 +46,7 @@ class LikelihoodMixin:
             Intervals into which the time is divided; the network is asked twice in each. The standard error falls as
             ``1 / sqrt(n_times)``, or faster.
         batch_size
-            Cells evaluated together.
+            Cells evaluated together, by default as in :meth:`impute`.
         seed
             Seed of the estimate. By default ``scvi.settings.seed``, else a fresh one.
 
@@ -70,13 +70,12 @@ class LikelihoodMixin:
             msg = "The model is not trained. Only a trained model has a likelihood. Call model.train() first."
             raise RuntimeError(msg)
         _validation.check_number("n_times", n_times, low=1, integer=True)
-        data, matrices = self._prepare(adata, batch_size)
+        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        data, matrices = self._prepare(adata)
         for matrix in matrices:
             _registration.check_matrix(matrix)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
-        batch_size = BLOCK_SIZE if batch_size is None else batch_size
-        seed = _resolve_seed(seed)
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
 
