@@ -32,6 +32,7 @@ import countsdiff_sc
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._counts import estimate_reference
 from countsdiff_sc._model import logger as model_logger
+from countsdiff_sc._training_plan import scale_to_norm
 from countsdiff_sc.kernels import thin_counts
 
 #: Network passes of the paper's procedure for one imputed cell: steps x (conditional, unconditional) x repeats.
@@ -98,7 +99,7 @@ def optimiser_step(adata: anndata.AnnData, *, batch_size: int, **model_kwargs) -
     def step() -> None:
         optimizer.zero_grad()
         module({key: counts, "batch": zeros, "labels": zeros}).loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.net.parameters(), 1.0)
+        scale_to_norm(optimizer, 0.03)
         optimizer.step()
         module.ema.update_parameters(module.net)
 

@@ -29,7 +29,8 @@ _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": Full
 class MovingAverage(AveragedModel):
     """Exponential moving average of a network's weights; the decay grows as ``(1 + n) / (10 + n)``, to forget the start.
 
-    Unlike its parent it reads nothing back from the device, which would stop that at every step.
+    It is moved at every fourth step only: weights change little in so few, and to move it is to read all of them and to
+    write as many. Unlike its parent it reads nothing back from the device, which would stop that at every step.
 
     Parameters
     ----------
@@ -39,15 +40,23 @@ class MovingAverage(AveragedModel):
         Decay in the end, per step.
     """
 
+    EVERY = 4
+
     def __init__(self, net: nn.Module, decay: float):
         super().__init__(net)
         self.decay = decay
+        self._n_steps = 0
         self.requires_grad_(False)
 
     @torch.no_grad()
     def update_parameters(self, net: nn.Module) -> None:
-        """Move the average towards the weights of ``net``, all the way at the first call."""
-        weight = (9.0 / (10.0 + self.n_averaged)).clamp(min=1.0 - self.decay).masked_fill(self.n_averaged == 0, 1.0)
+        """Count a step; at the first one take the weights of ``net``, at every ``EVERY``-th after it move towards them."""
+        is_due = self._n_steps % self.EVERY == 0
+        self._n_steps += 1
+        if not is_due:
+            return
+        least = 1.0 - self.decay**self.EVERY
+        weight = (9.0 / (10.0 + self.n_averaged)).clamp(min=least).masked_fill(self.n_averaged == 0, 1.0)
         averaged, current = list(self.module.parameters()), list(net.parameters())
         torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
         self.n_averaged += 1
@@ -196,7 +205,7 @@ class CountsDiffModule(BaseModuleClass):
         # Some cells are seen at a lower depth than they were measured: what they lose there is a target as well.
         shallow = uniform(n_cells, 1) < self.SHALLOW_FRACTION
         exposure = torch.where(shallow, self.MIN_EXPOSURE + (1.0 - self.MIN_EXPOSURE) * uniform(n_cells, 1), 1.0)
-        x_t, survival_prob, target = corrupt(
+        x_t, n_deaths, survival_prob, target = corrupt(
             x_0,
             known,
             observed_prob=observed_prob,
@@ -213,7 +222,6 @@ class CountsDiffModule(BaseModuleClass):
         expected_births, dispersion = self.denoiser(
             x_t, survival_prob, t.squeeze(1), conditions, apart=self.training, dispersion_of=some
         )
-        n_deaths = x_0 - x_t
         # The divisor goes into the weights, of which there are fewer than entries of the gradient.
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / target.sum().clamp(min=1)
         mean_loss = weighted_bregman_loss(n_deaths, expected_births, target, weight)

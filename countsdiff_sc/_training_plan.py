@@ -55,6 +55,12 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             self._last_step = self.trainer.global_step
             self.module.ema.update_parameters(self.module.net)
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        if gradient_clip_val and gradient_clip_algorithm in {None, "norm"} and optimizer.defaults["fused"]:
+            scale_to_norm(optimizer, gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def validation_step(self, batch, batch_idx):
         device = batch[self.module.count_keys[0]].device
         # The same times, masks and deaths at every epoch: only the weights change the validation loss.
@@ -90,6 +96,17 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             optimizer, self.lr, total_steps=total_steps, pct_start=self.warmup_fraction
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def scale_to_norm(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Have a fused optimiser divide gradients, as it reads them, so that their norm is at most ``max_norm``.
+
+    As :func:`torch.nn.utils.clip_grad_norm_`, without a pass over all gradients.
+    """
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    # What a loss scaler would set for mixed precision, which is not used with fused optimisers here.
+    optimizer.grad_scale, optimizer.found_inf = (torch.stack(norms).norm() / max_norm).clamp(min=1.0), None
 
 
 def _is_bias(name: str, parameter: torch.Tensor) -> bool:

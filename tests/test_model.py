@@ -15,6 +15,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._module import MovingAverage
+from countsdiff_sc._training_plan import scale_to_norm
 from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 
@@ -138,16 +139,37 @@ def test_moving_average_decays_as_documented():
     net = torch.nn.Linear(1, 1, bias=False)
     average = MovingAverage(net, decay=0.5)
     expected = 0.0
-    for n, weight in enumerate([3.0, 5.0, -2.0, 7.0, 1.0, 4.0, 8.0, 2.0, 6.0, 9.0]):
+    for step, weight in enumerate([3.0, 5.0, -2.0, 7.0, 1.0, 4.0, 8.0, 2.0, 6.0, 9.0] * MovingAverage.EVERY):
         torch.nn.init.constant_(net.weight, weight)
         average.update_parameters(net)
-        decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
-        expected = decay * expected + (1 - decay) * weight
+        n, is_between = divmod(step, MovingAverage.EVERY)
+        if not is_between:
+            decay = min(0.5**MovingAverage.EVERY, (1 + n) / (10 + n)) if n else 0.0
+            expected = decay * expected + (1 - decay) * weight
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert int(average.n_averaged) == 10
 
 
-def test_gradient_accumulation_averages_once_per_optimiser_step(masked):
+@pytest.mark.parametrize("max_norm", [1e-3, 1e3])
+def test_gradients_are_clipped_as_by_torch(max_norm):
+    torch.manual_seed(0)
+    nets = [torch.nn.Linear(5, 3) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    ours, theirs = (torch.optim.AdamW(net.parameters(), lr=0.1, fused=True) for net in nets)
+    x = torch.randn(7, 5)
+    for _ in range(3):
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+        scale_to_norm(ours, max_norm)
+        torch.nn.utils.clip_grad_norm_(nets[1].parameters(), max_norm)
+        ours.step(), theirs.step()
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradient_accumulation_averages_once_per_optimiser_step(masked, monkeypatch):
+    monkeypatch.setattr(MovingAverage, "EVERY", 1)
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)
     model.train(max_epochs=1, accelerator="cpu", batch_size=3, accumulate_grad_batches=2, **QUIET)
@@ -389,7 +411,8 @@ def test_training_on_every_cell_needs_no_validation(masked):
 
 
 @pytest.mark.parametrize("n_steps", [1, 8, 9, 10])
-def test_any_number_of_steps_has_a_learning_rate(masked, n_steps):
+def test_any_number_of_steps_has_a_learning_rate(masked, n_steps, monkeypatch):
+    monkeypatch.setattr(MovingAverage, "EVERY", 1)
     model = CountsDiffSC(masked, **TINY)
     model.train(n_steps, accelerator="cpu", batch_size=60, train_size=1.0, **QUIET)  # one step an epoch
     assert int(model.module.ema.n_averaged) == n_steps

@@ -22,8 +22,9 @@ def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix
         Threads to use.
     """
     indptr = np.zeros(len(counts) + 1, dtype=np.int64)
-    largest = max(over_rows(_count_rows, counts.shape, n_threads, counts, indptr))
+    over_rows(_count_rows, counts.shape, n_threads, counts, indptr)
     np.cumsum(indptr, out=indptr)
+    largest = counts.max(initial=0)
     data = np.empty(indptr[-1], dtype=np.promote_types(np.int16, np.min_scalar_type(-int(largest) - 1)))
     indices = np.empty(indptr[-1], dtype=np.int32)
     over_rows(_fill_rows, counts.shape, n_threads, counts, indptr, indices, data)
@@ -32,16 +33,12 @@ def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix
 
 @numba.njit(cache=True, nogil=True)
 def _count_rows(first, last, counts, indptr):
-    """Put the number of non-zeros of row ``i`` at ``i + 1``; return the largest value."""
-    largest = 0
+    """Put the number of non-zeros of row ``i`` at ``i + 1``."""
     for row in range(first, last):
-        n_stored, row_largest = 0, counts.dtype.type(0)
+        n_stored = 0
         for column in range(counts.shape[1]):
             n_stored += counts[row, column] != 0
-            row_largest = max(row_largest, counts[row, column])
         indptr[row + 1] = n_stored
-        largest = max(largest, int(row_largest))
-    return largest
 
 
 @numba.njit(cache=True, nogil=True)

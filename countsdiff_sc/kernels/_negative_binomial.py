@@ -81,7 +81,7 @@ def _quantile(unit, mean, dispersion):
     return count
 
 
-#: So many factors of a rising factorial are multiplied one by one; the rest are left to gamma functions.
+#: So many factors of a coefficient are multiplied one by one; the rest are left to gamma functions.
 _PLAIN = 16
 
 
@@ -110,23 +110,25 @@ def negative_binomial_nll(
         Threads to use.
     """
     gradient = np.empty(counts.shape, dtype=np.float32)
-    arguments = (counts, mean, dispersion, target, floor, gradient)
+    mean = np.maximum(mean, floor, dtype=np.float64)
+    log_excess = np.log1p(mean / dispersion)  # as vectors, which a compiled loop cannot have them
+    arguments = (counts, mean, dispersion, log_excess, target, gradient)
     return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _nll_rows(first, last, counts, mean, dispersion, target, floor, gradient):
+def _nll_rows(first, last, counts, mean, dispersion, log_excess, target, gradient):
     total = 0.0
     for row in range(first, last):
         for column in range(counts.shape[1]):
             gradient[row, column] = 0.0
             if target[row, column] > 0.0:
-                r, m = np.float64(dispersion[row, column]), max(np.float64(mean[row, column]), floor)
-                x, log_excess = counts[row, column], np.log1p(m / r)
-                nll, by_r = r * log_excess, log_excess + (x - m) / (r + m)
+                x, m, r = counts[row, column], mean[row, column], np.float64(dispersion[row, column])
+                excess = log_excess[row, column]
+                nll, by_r = r * excess, excess + (x - m) / (r + m)
                 if x > 0.0:
-                    log_rising, harmonic = _rising_factorial(r, x)
-                    nll += math.lgamma(x + 1.0) - log_rising + x * (log_excess + math.log(r / m))
+                    log_coefficient, harmonic = _coefficient(r, x)
+                    nll += x * (excess + math.log(r / m)) - log_coefficient
                     by_r -= harmonic
                 total += nll
                 gradient[row, column] = by_r
@@ -134,17 +136,19 @@ def _nll_rows(first, last, counts, mean, dispersion, target, floor, gradient):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _rising_factorial(r, x):
-    r""":math:`\sum_{k < x} \log(r + k)` and :math:`\sum_{k < x} 1 / (r + k)`."""
+def _coefficient(r, x):
+    r""":math:`\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!}` and :math:`\sum_{k < x} 1 / (r + k)`."""
     product, harmonic = 1.0, 0.0
     for k in range(int(min(x, _PLAIN))):
-        product *= r + k
+        product *= (r + k) / (k + 1.0)
         harmonic += 1.0 / (r + k)
-    log_rising = math.log(product)
+    log_coefficient = math.log(product)
     if x > _PLAIN:
-        log_rising += math.lgamma(r + x) - math.lgamma(r + _PLAIN)
+        log_coefficient += (
+            math.lgamma(r + x) - math.lgamma(r + _PLAIN) - math.lgamma(x + 1.0) + math.lgamma(_PLAIN + 1.0)
+        )
         harmonic += _digamma(r + x) - _digamma(r + _PLAIN)
-    return log_rising, harmonic
+    return log_coefficient, harmonic
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

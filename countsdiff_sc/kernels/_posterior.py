@@ -50,52 +50,90 @@ def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
                 residual[row, column] *= scale * np.float32(unit >= least)
 
 
+@numba.njit(inline="always")
+def _within(value, bounds):
+    """The value, or the bound that it is beyond; NaN stays NaN."""
+    low, high = bounds
+    value = high if value > high else value
+    return low if value < low else value
+
+
 def gamma_poisson_mean(
-    rate: np.ndarray, dispersion: np.ndarray, counts: np.ndarray, prob: np.ndarray, *, n_threads: int = 1
+    ratio: np.ndarray,
+    dispersion: np.ndarray,
+    base_rate: np.ndarray,
+    counts: np.ndarray,
+    prob: np.ndarray,
+    *,
+    ratio_bounds: tuple[float, float],
+    dispersion_bounds: tuple[float, float],
+    n_threads: int = 1,
 ) -> np.ndarray:
-    r"""Mean :math:`(1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost; all float32, shape ``(B, G)``."""
-    mean = np.empty(rate.shape, dtype=np.float32)
-    over_rows(_posterior_mean, rate.shape, n_threads, rate, dispersion, counts, prob, mean)
+    r"""Mean :math:`(1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
+
+    Parameters
+    ----------
+    ratio, dispersion, base_rate, counts, prob
+        Rate :math:`\mu` over ``base_rate``, inverse dispersion :math:`r`, that rate, visible counts :math:`x` and survival
+        probability :math:`p`; float32, shape ``(B, G)``.
+    ratio_bounds, dispersion_bounds
+        What ratio and dispersion are held within.
+    n_threads
+        Threads to use.
+    """
+    mean = np.empty(counts.shape, dtype=np.float32)
+    bounds = _single(ratio_bounds), _single(dispersion_bounds)
+    over_rows(_posterior_mean, counts.shape, n_threads, ratio, dispersion, base_rate, counts, prob, *bounds, mean)
     return mean
 
 
+def _single(bounds: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    return np.float32(bounds[0]), np.float32(bounds[1])
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_mean(first, last, rate, dispersion, counts, prob, mean):
+def _posterior_mean(first, last, ratio, dispersion, base_rate, counts, prob, ratio_bounds, dispersion_bounds, mean):
     one = np.float32(1.0)
     for row in range(first, last):
-        for column in range(rate.shape[1]):
-            mu, r, p = rate[row, column], dispersion[row, column], prob[row, column]
+        for column in range(counts.shape[1]):
+            mu = _within(ratio[row, column], ratio_bounds) * base_rate[row, column]
+            r, p = _within(dispersion[row, column], dispersion_bounds), prob[row, column]
             mean[row, column] = (one - p) * (r + counts[row, column]) * mu / (r + p * mu)
 
 
 def gamma_poisson_mean_gradient(
     gradient: np.ndarray,
     mean: np.ndarray,
-    rate: np.ndarray,
+    ratio: np.ndarray,
     dispersion: np.ndarray,
+    base_rate: np.ndarray,
     prob: np.ndarray,
-    log_ratio: np.ndarray,
     *,
-    bounds: tuple[float, float],
+    ratio_bounds: tuple[float, float],
+    dispersion_bounds: tuple[float, float],
     n_threads: int = 1,
 ) -> np.ndarray:
     r"""Gradient of the mean :math:`\hat y` by :math:`\log \mu`, which is :math:`\hat y\, r / (r + p \mu)`, times ``gradient``.
 
-    It is 0 where ``log_ratio``, of which the rate is an exponential held within ``bounds``, is at or beyond them.
+    It is 0 where the ratio is at or beyond its bounds. Other arguments are as in :func:`gamma_poisson_mean`.
     """
-    result = np.empty(rate.shape, dtype=np.float32)
-    arguments = (gradient, mean, rate, dispersion, prob, log_ratio, *map(np.float32, bounds), result)
-    over_rows(_posterior_gradient, rate.shape, n_threads, *arguments)
+    result = np.empty(ratio.shape, dtype=np.float32)
+    bounds = _single(ratio_bounds), _single(dispersion_bounds)
+    arguments = (gradient, mean, ratio, dispersion, base_rate, prob, *bounds, result)
+    over_rows(_posterior_gradient, ratio.shape, n_threads, *arguments)
     return result
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_gradient(first, last, gradient, mean, rate, dispersion, prob, log_ratio, low, high, result):
+def _posterior_gradient(
+    first, last, gradient, mean, ratio, dispersion, base_rate, prob, ratio_bounds, dispersion_bounds, result
+):
+    low, high = ratio_bounds
     for row in range(first, last):
-        for column in range(rate.shape[1]):
-            r, x = dispersion[row, column], log_ratio[row, column]
-            by_log_rate = mean[row, column] * r / (r + prob[row, column] * rate[row, column])
-            result[row, column] = gradient[row, column] * by_log_rate * np.float32((x > low) & (x < high))
+        for column in range(ratio.shape[1]):
+            r, k = _within(dispersion[row, column], dispersion_bounds), ratio[row, column]
+            by_log_rate = mean[row, column] * r / (r + prob[row, column] * k * base_rate[row, column])
+            result[row, column] = gradient[row, column] * by_log_rate if (k > low) & (k < high) else np.float32(0.0)
 
 
 def gamma_poisson_mixture(
@@ -105,6 +143,8 @@ def gamma_poisson_mixture(
     counts: np.ndarray,
     prob: np.ndarray,
     *,
+    ratio_bounds: tuple[float, float],
+    dispersion_bounds: tuple[float, float],
     tiny: float,
     n_threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -117,21 +157,35 @@ def gamma_poisson_mixture(
     ----------
     ratio, dispersion
         Rates over ``base_rate``, and inverse dispersions :math:`r_k`; float32, shape ``(E, B, G)``.
-    base_rate, counts, prob
-        Float32, shape ``(B, G)``.
+    base_rate, counts, prob, ratio_bounds, dispersion_bounds
+        As in :func:`gamma_poisson_mean`.
     tiny
         Added above and below the fraction bar: where nothing can have been lost the inverse dispersion is 1.
     n_threads
         Threads to use.
     """
     mean, inverse_dispersion = (np.empty(counts.shape, dtype=np.float32) for _ in range(2))
-    arguments = (ratio, dispersion, base_rate, counts, prob, np.float32(tiny), mean, inverse_dispersion)
+    bounds = _single(ratio_bounds), _single(dispersion_bounds)
+    arguments = (ratio, dispersion, base_rate, counts, prob, *bounds, np.float32(tiny), mean, inverse_dispersion)
     over_rows(_mixture, counts.shape, n_threads, *arguments)
     return mean, inverse_dispersion
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, tiny, mean, inverse_dispersion):
+def _mixture(
+    first,
+    last,
+    ratio,
+    dispersion,
+    base_rate,
+    counts,
+    prob,
+    ratio_bounds,
+    dispersion_bounds,
+    tiny,
+    mean,
+    inverse_dispersion,
+):
     one, share = np.float32(1.0), np.float32(1.0 / len(ratio))
     n_columns = counts.shape[1]
     total, squares, excess = np.empty((3, n_columns), dtype=np.float32)
@@ -141,7 +195,8 @@ def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, tiny, mean
         for member in range(len(ratio)):
             for column in range(n_columns):
                 r, p, x = dispersion[member, row, column], prob[row, column], counts[row, column]
-                mu = ratio[member, row, column] * base_rate[row, column]
+                mu = _within(ratio[member, row, column], ratio_bounds) * base_rate[row, column]
+                r = _within(r, dispersion_bounds)
                 m = (one - p) * (r + x) * mu / (r + p * mu)
                 if member == 0:
                     shift[column], total[column], squares[column], excess[column] = m, 0.0, 0.0, m * m / (r + x)

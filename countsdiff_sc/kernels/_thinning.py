@@ -50,7 +50,7 @@ def corrupt(
     *,
     seed: int,
     n_threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw which entries are observed, and thin these to ``exposure``, others to ``survival_prob``, unknown ones to 0.
 
     Parameters
@@ -68,14 +68,15 @@ def corrupt(
 
     Returns
     -------
-    Thinned counts; the probability that was used for each entry; and 1 where a known entry may have lost something, else 0:
-    each float32, shape ``(B, G)``.
+    Thinned counts; what they have lost; the probability that was used for each entry; and 1 where a known entry may have
+    lost something, else 0: each float32, shape ``(B, G)``.
     """
-    thinned, prob, target = (np.empty(counts.shape, dtype=np.float32) for _ in range(3))
-    arguments = (counts, known, observed_prob, exposure, survival_prob, np.uint64(seed), thinned, prob, target)
+    thinned, lost, prob, target = (np.empty(counts.shape, dtype=np.float32) for _ in range(4))
+    arguments = (counts, known, observed_prob, exposure, survival_prob, np.uint64(seed), thinned, lost, prob, target)
     if any(over_rows(_corrupt_rows, counts.shape, n_threads, *arguments)):
         _thin_pending(counts, prob, seed, thinned)
-    return thinned, prob, target
+        np.subtract(counts, thinned, out=lost)
+    return thinned, lost, prob, target
 
 
 @numba.njit(cache=True, nogil=True)
@@ -89,8 +90,10 @@ def _thin_rows(first, last, counts, prob, seed, thinned):
 
 
 @numba.njit(cache=True, nogil=True)
-def _corrupt_rows(first, last, counts, known, observed_prob, exposure, survival_prob, seed, thinned, prob, target):
-    """As ``_thin_rows``, after filling ``prob`` and ``target``."""
+def _corrupt_rows(
+    first, last, counts, known, observed_prob, exposure, survival_prob, seed, thinned, lost, prob, target
+):
+    """As ``_thin_rows``, after filling ``prob`` and ``target`` and before filling ``lost``."""
     occupied = np.empty(counts.shape[1], dtype=np.int64)
     found_large = False
     # The masks have streams of their own: those of thinning start elsewhere.
@@ -103,6 +106,8 @@ def _corrupt_rows(first, last, counts, known, observed_prob, exposure, survival_
             prob[row, column] = p
             target[row, column] = np.float32(known[row, column] & (p < np.float32(1.0)))
         found_large |= _thin_row(counts[row], prob[row], stream(seed, row), occupied, thinned[row])
+        for column in range(counts.shape[1]):
+            lost[row, column] = counts[row, column] - thinned[row, column]
     return found_large
 
 

@@ -34,10 +34,10 @@ class ModulatedBlock(nn.Module):
         self.n_heads = n_heads
         self.dropout = dropout
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.qkv = MemberLinear(n_members, width, 3 * width)
-        self.attention_out = MemberLinear(n_members, width, width)
-        self.mlp_in = MemberLinear(n_members, width, 4 * width)
-        self.mlp_out = MemberLinear(n_members, 4 * width, width)
+        self.qkv = MemberLinear(n_members, width, 3 * width, bias=False)
+        self.attention_out = MemberLinear(n_members, width, width, bias=False)
+        self.mlp_in = MemberLinear(n_members, width, 4 * width, bias=False)
+        self.mlp_out = MemberLinear(n_members, 4 * width, width, bias=False)
         # Zero, so that training starts from plain pre-norm blocks.
         self.modulation = MemberLinear(n_members, context_width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
@@ -51,7 +51,7 @@ class ModulatedBlock(nn.Module):
         hidden = torch.addcmul(shift_1, self.norm(tokens), 1.0 + scale_1)
         tokens = torch.addcmul(tokens, 1.0 + gate_1, self._drop(self._attend(hidden)))
         hidden = torch.addcmul(shift_2, self.norm(tokens), 1.0 + scale_2)
-        hidden = self.mlp_out(F.silu(self.mlp_in(hidden.flatten(1, 2))))
+        hidden = self.mlp_out(F.relu(self.mlp_in(hidden.flatten(1, 2))))
         return torch.addcmul(tokens, 1.0 + gate_2, self._drop(hidden.view_as(tokens)))
 
     def _attend(self, hidden: Tensor) -> Tensor:

@@ -55,7 +55,6 @@ class GeneSetTransformer(nn.Module):
         self.context_width, self.input_dropout = context_width, input_dropout
         self.read_in = MemberLinear(n_members, n_genes, n_tokens * width)
         self.read_mask = MemberLinear(n_members, n_genes, width, bias=False)
-        self.token_embedding = nn.Parameter(0.02 * torch.randn(n_members, 1, n_tokens, width))
         self.blocks = nn.ModuleList(
             ModulatedBlock(width, context_width, n_heads, dropout, n_members) for _ in range(n_layers)
         )
@@ -93,7 +92,7 @@ class GeneSetTransformer(nn.Module):
         dropout = self.input_dropout if self.training else 0.0
         cells = (tensor.flatten(0, 1) for tensor in (x_t, survival_prob, base_rate))
         residual = freeman_tukey_residual(*cells, dropout=dropout).view_as(x_t)
-        tokens = self.read_in(residual).unflatten(2, (self.n_tokens, self.width)) + self.token_embedding
+        tokens = self.read_in(residual).unflatten(2, (self.n_tokens, self.width))
         # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing. The same for all
         # tokens: a vector for each costs a third of all matrix products and predicts no better.
         tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(2)

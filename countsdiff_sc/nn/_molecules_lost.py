@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,10 @@ from countsdiff_sc.process._compiled import arrays, compiles
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
 LOG_DISPERSION_RANGE = (-5.0, 8.0)
+_BOUNDS = {
+    "ratio_bounds": tuple(map(math.exp, LOG_RATIO_RANGE)),
+    "dispersion_bounds": tuple(map(math.exp, LOG_DISPERSION_RANGE)),
+}
 #: Least divisor.
 TINY = 1e-30
 
@@ -57,17 +62,16 @@ class _MeanLost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, *visible: Tensor) -> Tensor:
-        rate, dispersion = _ratio(log_ratio).mul_(base_rate), _dispersion(log_dispersion)
-        inputs = arrays(rate, dispersion, *visible)
-        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, n_threads=torch.get_num_threads()))
-        ctx.save_for_backward(mean, rate, dispersion, visible[1], log_ratio)
+        ratio, dispersion = log_ratio.exp(), log_dispersion.exp()
+        inputs = arrays(ratio, dispersion, base_rate, *visible)
+        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, **_BOUNDS, n_threads=torch.get_num_threads()))
+        ctx.save_for_backward(mean, ratio, dispersion, base_rate, visible[1])
         return mean
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = arrays(gradient.contiguous(), *ctx.saved_tensors)
-        n_threads = torch.get_num_threads()
-        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, bounds=LOG_RATIO_RANGE, n_threads=n_threads)
+        inputs, n_threads = arrays(gradient.contiguous(), *ctx.saved_tensors), torch.get_num_threads()
+        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, **_BOUNDS, n_threads=n_threads)
         return torch.from_numpy(by_log_ratio), None, None, None, None
 
 
@@ -80,8 +84,9 @@ def mixture_lost(
     """
     others = (base_rate, x_t, survival_prob)
     if len(log_ratio) > 1 and not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *others):
-        inputs, n_threads = arrays(_ratio(log_ratio), _dispersion(log_dispersion), *others), torch.get_num_threads()
-        return tuple(map(torch.from_numpy, kernels.gamma_poisson_mixture(*inputs, tiny=TINY, n_threads=n_threads)))
+        inputs, n_threads = arrays(log_ratio.exp(), log_dispersion.exp(), *others), torch.get_num_threads()
+        found = kernels.gamma_poisson_mixture(*inputs, **_BOUNDS, tiny=TINY, n_threads=n_threads)
+        return tuple(map(torch.from_numpy, found))
     return mixture_moments([molecules_lost(*read, *others) for read in zip(log_ratio, log_dispersion, strict=True)])
 
 

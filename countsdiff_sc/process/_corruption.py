@@ -19,7 +19,7 @@ def corrupt(
     exposure: Tensor,
     survival_prob: Tensor,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw a random observed set, and thin the entries of and outside it.
 
     Parameters
@@ -39,8 +39,9 @@ def corrupt(
 
     Returns
     -------
-    Visible counts ``x_t``; the probability with which each entry's molecules are visible, 0 where unknown; and 1 where a
-    known entry may have lost molecules, which are the target of training, else 0: each of shape ``(B, G)``.
+    Visible counts ``x_t``; the molecules lost; the probability with which each entry's molecules are visible, 0 where
+    unknown; and 1 where a known entry may have lost molecules, which are the target of training, else 0: each of shape
+    ``(B, G)``.
     """
     if compiles(x_0, observed_prob):
         seed, n_threads = drawn_seed(generator), torch.get_num_threads()
@@ -51,4 +52,5 @@ def corrupt(
     observed = torch.rand(x_0.shape, generator=generator, device=x_0.device) < observed_prob
     # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
     prob = known * torch.lerp(survival_prob, exposure, observed.to(x_0.dtype))
-    return thin(x_0, prob, generator=generator), prob, (known & (prob < 1.0)).to(x_0.dtype)
+    x_t = thin(x_0, prob, generator=generator)
+    return x_t, x_0 - x_t, prob, (known & (prob < 1.0)).to(x_0.dtype)

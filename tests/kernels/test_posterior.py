@@ -117,3 +117,15 @@ def test_dispersion_loss_and_its_gradient(entries, depth):
     found.backward()
     exact.backward()
     torch.testing.assert_close(found_dispersion.grad.double(), exact_dispersion.grad, **CLOSE)
+
+
+def test_nan_does_not_pass_for_a_bound(entries):
+    counts, prob, rate, _ = entries
+    log_ratio, log_dispersion = logarithms(6, (2, *SHAPE)), logarithms(7, (2, *SHAPE))
+    log_ratio[0, 5, 7], log_dispersion[0, 6, 8] = torch.nan, torch.nan
+    with torch.no_grad():
+        for found in (
+            molecules_lost(log_ratio[0], log_dispersion[0], rate, counts, prob)[0],
+            mixture_lost(log_ratio, log_dispersion, rate, counts, prob)[0],
+        ):
+            assert found.isnan().nonzero().tolist() == [[5, 7], [6, 8]]

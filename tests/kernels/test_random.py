@@ -96,7 +96,7 @@ def test_means_of_zero_give_zero_and_large_ones_are_left_to_the_caller():
 
 def test_corruption_says_what_it_did():
     counts, known, observed_prob, exposure, survival_prob = masked_inputs()
-    thinned, prob, target = corrupt(counts, known, observed_prob, exposure, survival_prob, seed=5)
+    thinned, lost, prob, target = corrupt(counts, known, observed_prob, exposure, survival_prob, seed=5)
     observed = known & (prob == exposure[:, None])
     assert not prob[~known].any()
     assert not thinned[~known].any()
@@ -105,6 +105,7 @@ def test_corruption_says_what_it_did():
     )
     np.testing.assert_array_equal(target, known & (prob < 1.0))
     assert (thinned <= counts).all()
+    np.testing.assert_array_equal(lost, counts - thinned)
     # How often an entry is observed, and how many molecules are left: sums of independent numbers, nearly normal.
     n, p = known.sum(), observed_prob[known].astype(float)
     assert abs(observed.sum() - p.sum()) / np.sqrt((p * (1 - p)).sum()) < stats.norm.isf(ALPHA / 2), n
@@ -115,8 +116,9 @@ def test_corruption_says_what_it_did():
 def test_certain_masks_are_exact():
     counts, known, *_, survival_prob = masked_inputs()
     ones, exposure = np.ones(SHAPE, np.float32), np.ones(SHAPE[0], np.float32)
-    thinned, prob, target = corrupt(counts, known, ones, exposure, survival_prob, seed=5)
+    thinned, lost, prob, target = corrupt(counts, known, ones, exposure, survival_prob, seed=5)
     np.testing.assert_array_equal(thinned, counts * known)
     np.testing.assert_array_equal(prob, known)
     assert not target.any()
+    np.testing.assert_array_equal(lost, counts * ~known)
     assert not corrupt(counts, known, 0 * ones, exposure, 0 * survival_prob, seed=5)[0].any()
