@@ -41,7 +41,7 @@ CLASSIFIERS = {
 }
 
 #: Share of training cells that serve one-pass means, where cells are to be generated; the default serves imputation.
-FOR_GENERATION = 0.2
+FOR_GENERATION = 0.3
 
 #: Counts, cells x genes, of new cells with the given labels.
 Generator = Callable[[np.ndarray], np.ndarray]

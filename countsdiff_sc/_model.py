@@ -171,7 +171,7 @@ class CountsDiffSC(
         ----------
         max_epochs
             Passes over the training cells, which the networks share. By default the cells shown to each grow with the
-            square root of the number of molecules.
+            square root of the number of molecules, and are twice as many where ``one_pass_fraction`` is below 0.5.
         accelerator, devices
             Where to train, as in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         batch_size
@@ -202,7 +202,9 @@ class CountsDiffSC(
             _validation.check_something_observed(sum(r.n_observed for r in references))
             if max_epochs is None:
                 n_molecules = sum(r.n_molecules for r in references)
-                max_epochs = n_members * _default_max_epochs(n_molecules, n_train)
+                # Conditionals at all times take longer to learn than those at one.
+                n_rounds = 1 if self.module.one_pass_fraction >= 0.5 else 2
+                max_epochs = n_rounds * n_members * _default_max_epochs(n_molecules, n_train)
             if not self.is_trained_:
                 self._set_reference(references)
         # Every network has then seen as many cells between two validations as there are.

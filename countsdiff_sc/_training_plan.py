@@ -7,6 +7,9 @@ import torch
 
 from countsdiff_sc._module import CountsDiffModule
 
+#: A run has some hundreds of steps, of which the default 0.999 of the second would average all.
+_BETAS = (0.9, 0.95)
+
 
 class CountsDiffTrainingPlan(pl.LightningModule):
     """How :class:`CountsDiffModule` is trained.
@@ -86,7 +89,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         ]
         # Lightning cannot clip gradients that a fused optimiser unscales itself, as with 16-bit precision.
         is_fused = self.device.type in {"cpu", "cuda"} and self.trainer.precision in {"32-true", "64-true"}
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=is_fused)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=_BETAS, fused=is_fused)
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             return optimizer
