@@ -32,7 +32,7 @@ import countsdiff_sc
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._counts import estimate_reference
 from countsdiff_sc._model import logger as model_logger
-from countsdiff_sc._training_plan import scale_to_norm
+from countsdiff_sc._training_plan import MAX_GRADIENT, scale_to_norm
 from countsdiff_sc.kernels import thin_counts
 
 #: Network passes of the paper's procedure for one imputed cell: steps x (conditional, unconditional) x repeats.
@@ -99,7 +99,7 @@ def optimiser_step(adata: anndata.AnnData, *, batch_size: int, **model_kwargs) -
     def step() -> None:
         optimizer.zero_grad()
         module({key: counts, "batch": zeros, "labels": zeros}).loss.backward()
-        scale_to_norm(optimizer, 0.03)
+        scale_to_norm(optimizer, MAX_GRADIENT)
         optimizer.step()
         module.ema.update_parameters(module.net)
 

@@ -21,7 +21,7 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_plan import CountsDiffTrainingPlan
+from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class CountsDiffSC(
         early_stopping: bool = True,
         early_stopping_monitor: str = "validation_loss",
         early_stopping_patience: int | None = None,
-        gradient_clip_val: float = 0.03,
+        gradient_clip_val: float = MAX_GRADIENT,
         **kwargs,
     ) -> None:
         """Train the model.
@@ -203,8 +203,8 @@ class CountsDiffSC(
             if max_epochs is None:
                 n_molecules = sum(r.n_molecules for r in references)
                 # Conditionals at all times take longer to learn than those at one.
-                n_rounds = 1 if self.module.one_pass_fraction >= 0.5 else 2
-                max_epochs = n_rounds * n_members * _default_max_epochs(n_molecules, n_train)
+                factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
+                max_epochs = factor * n_members * _default_max_epochs(n_molecules, n_train)
             if not self.is_trained_:
                 self._set_reference(references)
         # Every network has then seen as many cells between two validations as there are.

@@ -27,10 +27,11 @@ _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": Full
 
 
 class MovingAverage(AveragedModel):
-    """Exponential moving average of a network's weights; the decay grows as ``(1 + n) / (10 + n)``, to forget the start.
+    """Exponential moving average of a network's weights; the decay grows with the steps as ``(1 + n) / (10 + n)``.
 
-    It is moved at every fourth step only: weights change little in so few, and to move it is to read all of them and to
-    write as many. Unlike its parent it reads nothing back from the device, which would stop that at every step.
+    The start is so forgotten soon. After that the average is moved at every fourth step only, by as much: weights change
+    little in so few, and to move it is to read all of them and to write as many. Unlike its parent it reads nothing back from
+    the device, which would stop that at every step.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ class MovingAverage(AveragedModel):
         Decay in the end, per step.
     """
 
-    EVERY = 4
+    #: Steps from one move to the next, and how many have one each at first.
+    EVERY, AT_FIRST = 4, 40
 
     def __init__(self, net: nn.Module, decay: float):
         super().__init__(net)
@@ -50,16 +52,16 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, net: nn.Module) -> None:
-        """Count a step; at the first one take the weights of ``net``, at every ``EVERY``-th after it move towards them."""
-        is_due = self._n_steps % self.EVERY == 0
+        """Count a step, and where a move is due make it, towards the weights of ``net``; at the first step all the way."""
         self._n_steps += 1
-        if not is_due:
+        n_steps = self.EVERY if self._n_steps > self.AT_FIRST else 1
+        if self._n_steps % n_steps:
             return
-        least = 1.0 - self.decay**self.EVERY
-        weight = (9.0 / (10.0 + self.n_averaged)).clamp(min=least).masked_fill(self.n_averaged == 0, 1.0)
+        decay = ((1.0 + self.n_averaged) / (10.0 + self.n_averaged)).clamp(max=self.decay)
+        weight = (1.0 - decay**n_steps).masked_fill(self.n_averaged == 0, 1.0)
         averaged, current = list(self.module.parameters()), list(net.parameters())
         torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
-        self.n_averaged += 1
+        self.n_averaged += n_steps
 
 
 class CountsDiffModule(BaseModuleClass):
@@ -89,7 +91,7 @@ class CountsDiffModule(BaseModuleClass):
     one_pass_fraction
         Fraction of training cells whose time is not drawn from ``time_distribution``. It is exactly 1, where the one-pass
         estimates are read off, or for one in ten of them a time of a cell that is generated from nothing. They have weight
-        1 under every weighting.
+        1 under every weighting. Below 0.5 a model is trained twice as long by default.
     ema_decay
         Decay of the moving average of the weights, per optimiser step.
     n_members

@@ -7,8 +7,10 @@ import torch
 
 from countsdiff_sc._module import CountsDiffModule
 
-#: A run has some hundreds of steps, of which the default 0.999 of the second would average all.
-_BETAS = (0.9, 0.95)
+#: Decay of AdamW's averages. A run has some hundreds of steps, and 0.999 for the squares would average all of them.
+BETAS = (0.9, 0.95)
+#: Largest gradient norm by default: so low that practically every step reaches it.
+MAX_GRADIENT = 0.03
 
 
 class CountsDiffTrainingPlan(pl.LightningModule):
@@ -59,7 +61,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             self.module.ema.update_parameters(self.module.net)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        if gradient_clip_val and gradient_clip_algorithm in {None, "norm"} and optimizer.defaults["fused"]:
+        if gradient_clip_val and gradient_clip_algorithm in {None, "norm"} and optimizer.defaults.get("fused"):
             scale_to_norm(optimizer, gradient_clip_val)
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -87,9 +89,10 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             {"params": [p for name, p in parameters if not _is_bias(name, p)], "weight_decay": self.weight_decay},
             {"params": [p for name, p in parameters if _is_bias(name, p)], "weight_decay": 0.0},
         ]
-        # Lightning cannot clip gradients that a fused optimiser unscales itself, as with 16-bit precision.
+        # A fused optimiser clips as well, see below; with 16-bit precision that is left to Lightning, which cannot clip gradients
+        # that the optimiser unscales itself.
         is_fused = self.device.type in {"cpu", "cuda"} and self.trainer.precision in {"32-true", "64-true"}
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=_BETAS, fused=is_fused)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=BETAS, fused=is_fused)
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             return optimizer
@@ -108,8 +111,9 @@ def scale_to_norm(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
     """
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    scale = (torch.stack(norms).norm() / max_norm).clamp(min=1.0)
     # What a loss scaler would set for mixed precision, which is not used with fused optimisers here.
-    optimizer.grad_scale, optimizer.found_inf = (torch.stack(norms).norm() / max_norm).clamp(min=1.0), None
+    optimizer.grad_scale, optimizer.found_inf = scale.float(), None
 
 
 def _is_bias(name: str, parameter: torch.Tensor) -> bool:

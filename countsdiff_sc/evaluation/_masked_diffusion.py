@@ -23,8 +23,8 @@ BLOCK_ENTRIES = 2**17
 #: Share of the training cells that choose the epoch, if there are as many cells.
 VALIDATION_FRACTION, MIN_CELLS_TO_VALIDATE = 0.1, 20
 #: Peak of the one-cycle learning rate, share of the steps in which it rises, decay of matrices, largest gradient norm,
-#: and decay of the moving average: those of :class:`~countsdiff_sc.CountsDiffSC`, but for its normalised gradients, with which
-#: this model is 1 to 3% worse at half of the entries hidden and more (pbmc3k).
+#: and decay of the moving average: those of :class:`~countsdiff_sc.CountsDiffSC`, but for its smaller norm and its
+#: decay of squared gradients, with which this model is 1 to 3% worse at half of the entries hidden and more (pbmc3k).
 LR, WARMUP_FRACTION, WEIGHT_DECAY, MAX_GRADIENT, EMA_DECAY = 2.5e-3, 0.1, 0.05, 1.0, 0.995
 #: Rates of remasking in the authors' scripts, for 1,024 steps, by strategy.
 PUBLISHED_ETA = {"cap": 0.008, "rescale": 0.015}

@@ -17,7 +17,7 @@ def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix
     Parameters
     ----------
     counts
-        Whole numbers, of any type, shape ``(B, G)``.
+        Whole numbers, at least 0 and finite, of any type, shape ``(B, G)``.
     n_threads
         Threads to use.
     """

@@ -111,7 +111,7 @@ def negative_binomial_nll(
     """
     gradient = np.empty(counts.shape, dtype=np.float32)
     mean = np.maximum(mean, floor, dtype=np.float64)
-    log_excess = np.log1p(mean / dispersion)  # as vectors, which a compiled loop cannot have them
+    log_excess = np.log1p(mean / dispersion)  # by vectors, as a compiled loop cannot take them
     arguments = (counts, mean, dispersion, log_excess, target, gradient)
     return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
 

@@ -115,7 +115,7 @@ def gamma_poisson_mean_gradient(
 ) -> np.ndarray:
     r"""Gradient of the mean :math:`\hat y` by :math:`\log \mu`, which is :math:`\hat y\, r / (r + p \mu)`, times ``gradient``.
 
-    It is 0 where the ratio is at or beyond its bounds. Other arguments are as in :func:`gamma_poisson_mean`.
+    It is 0 where the ratio is at or beyond its bounds, or NaN. Other arguments are as in :func:`gamma_poisson_mean`.
     """
     result = np.empty(ratio.shape, dtype=np.float32)
     bounds = _single(ratio_bounds), _single(dispersion_bounds)
