@@ -234,6 +234,7 @@ class CountsDiffSC(
             gradient_clip_val=gradient_clip_val,
             **kwargs,
         )
+        self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))
