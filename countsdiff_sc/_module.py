@@ -29,9 +29,9 @@ _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": Full
 class MovingAverage(AveragedModel):
     """Exponential moving average of a network's weights; the decay grows with the steps as ``(1 + n) / (10 + n)``.
 
-    The start is so forgotten soon. After that the average is moved at every fourth step only, by as much: weights change
-    little in so few, and to move it is to read all of them and to write as many. Unlike its parent it reads nothing back from
-    the device, which would stop that at every step.
+    The start is forgotten soon that way. Afterwards the average moves at every fourth step only, by as much as in four: weights
+    change little in so few, and a move reads all of them and writes as many. Unlike its parent it reads nothing back from the
+    device, which would stop that at every step.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class MovingAverage(AveragedModel):
     def __init__(self, net: nn.Module, decay: float):
         super().__init__(net)
         self.decay = decay
-        self._n_steps = 0
+        self._n_steps = 0  # n_averaged would have to be read back
         self.requires_grad_(False)
 
     @torch.no_grad()

@@ -11,6 +11,8 @@ from ._random import GAMMA, scrambled, stream
 from ._threads import over_rows
 
 _UNIT = np.float32(2.0**-24)
+#: Least and largest ratio, and inverse dispersion; float32, or loops compute in double precision.
+Bounds = tuple[tuple[np.float32, np.float32], tuple[np.float32, np.float32]]
 
 
 def freeman_tukey(
@@ -65,8 +67,7 @@ def gamma_poisson_mean(
     counts: np.ndarray,
     prob: np.ndarray,
     *,
-    ratio_bounds: tuple[float, float],
-    dispersion_bounds: tuple[float, float],
+    bounds: Bounds,
     n_threads: int = 1,
 ) -> np.ndarray:
     r"""Mean :math:`(1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
@@ -76,28 +77,23 @@ def gamma_poisson_mean(
     ratio, dispersion, base_rate, counts, prob
         Rate :math:`\mu` over ``base_rate``, inverse dispersion :math:`r`, that rate, visible counts :math:`x` and survival
         probability :math:`p`; float32, shape ``(B, G)``.
-    ratio_bounds, dispersion_bounds
+    bounds
         What ratio and dispersion are held within.
     n_threads
         Threads to use.
     """
     mean = np.empty(counts.shape, dtype=np.float32)
-    bounds = _single(ratio_bounds), _single(dispersion_bounds)
-    over_rows(_posterior_mean, counts.shape, n_threads, ratio, dispersion, base_rate, counts, prob, *bounds, mean)
+    over_rows(_posterior_mean, counts.shape, n_threads, ratio, dispersion, base_rate, counts, prob, bounds, mean)
     return mean
 
 
-def _single(bounds: tuple[float, float]) -> tuple[np.float32, np.float32]:
-    return np.float32(bounds[0]), np.float32(bounds[1])
-
-
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_mean(first, last, ratio, dispersion, base_rate, counts, prob, ratio_bounds, dispersion_bounds, mean):
-    one = np.float32(1.0)
+def _posterior_mean(first, last, ratio, dispersion, base_rate, counts, prob, bounds, mean):
+    one, (of_ratio, of_dispersion) = np.float32(1.0), bounds
     for row in range(first, last):
         for column in range(counts.shape[1]):
-            mu = _within(ratio[row, column], ratio_bounds) * base_rate[row, column]
-            r, p = _within(dispersion[row, column], dispersion_bounds), prob[row, column]
+            mu = _within(ratio[row, column], of_ratio) * base_rate[row, column]
+            r, p = _within(dispersion[row, column], of_dispersion), prob[row, column]
             mean[row, column] = (one - p) * (r + counts[row, column]) * mu / (r + p * mu)
 
 
@@ -109,8 +105,7 @@ def gamma_poisson_mean_gradient(
     base_rate: np.ndarray,
     prob: np.ndarray,
     *,
-    ratio_bounds: tuple[float, float],
-    dispersion_bounds: tuple[float, float],
+    bounds: Bounds,
     n_threads: int = 1,
 ) -> np.ndarray:
     r"""Gradient of the mean :math:`\hat y` by :math:`\log \mu`, which is :math:`\hat y\, r / (r + p \mu)`, times ``gradient``.
@@ -118,20 +113,17 @@ def gamma_poisson_mean_gradient(
     It is 0 where the ratio is at or beyond its bounds, or NaN. Other arguments are as in :func:`gamma_poisson_mean`.
     """
     result = np.empty(ratio.shape, dtype=np.float32)
-    bounds = _single(ratio_bounds), _single(dispersion_bounds)
-    arguments = (gradient, mean, ratio, dispersion, base_rate, prob, *bounds, result)
+    arguments = (gradient, mean, ratio, dispersion, base_rate, prob, bounds, result)
     over_rows(_posterior_gradient, ratio.shape, n_threads, *arguments)
     return result
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_gradient(
-    first, last, gradient, mean, ratio, dispersion, base_rate, prob, ratio_bounds, dispersion_bounds, result
-):
-    low, high = ratio_bounds
+def _posterior_gradient(first, last, gradient, mean, ratio, dispersion, base_rate, prob, bounds, result):
+    (low, high), of_dispersion = bounds
     for row in range(first, last):
         for column in range(ratio.shape[1]):
-            r, k = _within(dispersion[row, column], dispersion_bounds), ratio[row, column]
+            r, k = _within(dispersion[row, column], of_dispersion), ratio[row, column]
             by_log_rate = mean[row, column] * r / (r + prob[row, column] * k * base_rate[row, column])
             result[row, column] = gradient[row, column] * by_log_rate if (k > low) & (k < high) else np.float32(0.0)
 
@@ -143,8 +135,7 @@ def gamma_poisson_mixture(
     counts: np.ndarray,
     prob: np.ndarray,
     *,
-    ratio_bounds: tuple[float, float],
-    dispersion_bounds: tuple[float, float],
+    bounds: Bounds,
     tiny: float,
     n_threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +148,7 @@ def gamma_poisson_mixture(
     ----------
     ratio, dispersion
         Rates over ``base_rate``, and inverse dispersions :math:`r_k`; float32, shape ``(E, B, G)``.
-    base_rate, counts, prob, ratio_bounds, dispersion_bounds
+    base_rate, counts, prob, bounds
         As in :func:`gamma_poisson_mean`.
     tiny
         Added above and below the fraction bar: where nothing can have been lost the inverse dispersion is 1.
@@ -165,28 +156,15 @@ def gamma_poisson_mixture(
         Threads to use.
     """
     mean, inverse_dispersion = (np.empty(counts.shape, dtype=np.float32) for _ in range(2))
-    bounds = _single(ratio_bounds), _single(dispersion_bounds)
-    arguments = (ratio, dispersion, base_rate, counts, prob, *bounds, np.float32(tiny), mean, inverse_dispersion)
+    arguments = (ratio, dispersion, base_rate, counts, prob, bounds, np.float32(tiny), mean, inverse_dispersion)
     over_rows(_mixture, counts.shape, n_threads, *arguments)
     return mean, inverse_dispersion
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mixture(
-    first,
-    last,
-    ratio,
-    dispersion,
-    base_rate,
-    counts,
-    prob,
-    ratio_bounds,
-    dispersion_bounds,
-    tiny,
-    mean,
-    inverse_dispersion,
-):
+def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion):
     one, share = np.float32(1.0), np.float32(1.0 / len(ratio))
+    of_ratio, of_dispersion = bounds
     n_columns = counts.shape[1]
     total, squares, excess = np.empty((3, n_columns), dtype=np.float32)
     for row in range(first, last):
@@ -194,9 +172,9 @@ def _mixture(
         shift = mean[row]
         for member in range(len(ratio)):
             for column in range(n_columns):
-                r, p, x = dispersion[member, row, column], prob[row, column], counts[row, column]
-                mu = _within(ratio[member, row, column], ratio_bounds) * base_rate[row, column]
-                r = _within(r, dispersion_bounds)
+                p, x = prob[row, column], counts[row, column]
+                mu = _within(ratio[member, row, column], of_ratio) * base_rate[row, column]
+                r = _within(dispersion[member, row, column], of_dispersion)
                 m = (one - p) * (r + x) * mu / (r + p * mu)
                 if member == 0:
                     shift[column], total[column], squares[column], excess[column] = m, 0.0, 0.0, m * m / (r + x)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +15,9 @@ from countsdiff_sc.process._compiled import arrays, compiles
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
 LOG_DISPERSION_RANGE = (-5.0, 8.0)
-_BOUNDS = {
-    "ratio_bounds": tuple(map(math.exp, LOG_RATIO_RANGE)),
-    "dispersion_bounds": tuple(map(math.exp, LOG_DISPERSION_RANGE)),
-}
+_BOUNDS = tuple(
+    (np.exp(np.float32(low)), np.exp(np.float32(high))) for low, high in (LOG_RATIO_RANGE, LOG_DISPERSION_RANGE)
+)
 #: Least divisor.
 TINY = 1e-30
 
@@ -64,14 +63,14 @@ class _MeanLost(torch.autograd.Function):
     def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, *visible: Tensor) -> Tensor:
         ratio, dispersion = log_ratio.exp(), log_dispersion.exp()
         inputs = arrays(ratio, dispersion, base_rate, *visible)
-        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, **_BOUNDS, n_threads=torch.get_num_threads()))
+        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, bounds=_BOUNDS, n_threads=torch.get_num_threads()))
         ctx.save_for_backward(mean, ratio, dispersion, base_rate, visible[1])
         return mean
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, n_threads = arrays(gradient.contiguous(), *ctx.saved_tensors), torch.get_num_threads()
-        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, **_BOUNDS, n_threads=n_threads)
+        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, bounds=_BOUNDS, n_threads=n_threads)
         return torch.from_numpy(by_log_ratio), None, None, None, None
 
 
@@ -85,7 +84,7 @@ def mixture_lost(
     others = (base_rate, x_t, survival_prob)
     if len(log_ratio) > 1 and not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *others):
         inputs, n_threads = arrays(log_ratio.exp(), log_dispersion.exp(), *others), torch.get_num_threads()
-        found = kernels.gamma_poisson_mixture(*inputs, **_BOUNDS, tiny=TINY, n_threads=n_threads)
+        found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
         return tuple(map(torch.from_numpy, found))
     return mixture_moments([molecules_lost(*read, *others) for read in zip(log_ratio, log_dispersion, strict=True)])
 
