@@ -20,6 +20,8 @@ from countsdiff_sc._rows import Rows
 from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
+from countsdiff_sc.process._births import filled_by_draws
+from countsdiff_sc.process._compiled import compiles
 
 #: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
 _N_DRAWS = 25
@@ -56,7 +58,7 @@ def impute_block(
     conditions: Conditions,
     request: ImputationRequest,
     generator: torch.Generator,
-) -> Iterator[Tensor]:
+) -> Iterator[Tensor | sparse.csr_matrix]:
     """Fill the missing entries of a block of cells.
 
     Parameters
@@ -76,7 +78,8 @@ def impute_block(
 
     Yields
     ------
-    ``request.n_outputs`` tensors ``(B, G)`` with observed entries in place, one at a time.
+    ``request.n_outputs`` matrices ``(B, G)`` with observed entries in place, one at a time: tensors, or counts as CSR where
+    these are made at once.
     """
     missing = ~observed_mask
     if request.is_closed_form:
@@ -92,7 +95,7 @@ def impute_zeros(
     conditions: Conditions,
     request: ImputationRequest,
     generator: torch.Generator,
-) -> Iterator[Tensor]:
+) -> Iterator[Tensor | sparse.csr_matrix]:
     """Fill the zeros of a block of cells, each gene fold predicted from the genes of all other folds.
 
     Hiding all zeros at once would tell the network, by the choice of the mask, that everything it sees is expressed,
@@ -110,7 +113,7 @@ def impute_zeros(
         mean, dispersion = torch.empty_like(x), torch.empty_like(x)
         for fold in hidden:
             genes = fold[0].nonzero().squeeze(1)
-            mean[:, genes], dispersion[:, genes] = _predictive_law(module, x, ~fold, conditions, request, genes)
+            mean[:, genes], dispersion[:, genes] = _predictive_law(module, x * ~fold, ~fold, conditions, request, genes)
         mean.masked_fill_(x != 0, 0.0)
         return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
     samplers = [_sampler(module, x, ~fold, conditions, request, generator) for fold in hidden]
@@ -127,14 +130,14 @@ def impute_zeros(
 def _predictive_law(
     module, x, observed_mask, conditions, request, genes: slice | Tensor = slice(None)
 ) -> tuple[Tensor, Tensor]:
-    """Mean and inverse dispersion of missing counts given the observed ones, by one network pass."""
+    """Mean and inverse dispersion of missing counts, which are 0 in ``x``, given the observed ones, by one network pass."""
     denoise = module.bind(observed_mask, conditions, request.guidance_scale, genes=genes)
-    return denoise(x * observed_mask, torch.ones((), device=x.device))
+    return denoise(x, torch.ones((), device=x.device))
 
 
 def _fill_from_law(
     x: Tensor, missing: Tensor, law: tuple[Tensor, Tensor], request: ImputationRequest, generator: torch.Generator
-) -> Iterator[Tensor]:
+) -> Iterator[Tensor | sparse.csr_matrix]:
     """Put means or quantiles of negative binomial laws, or draws, at missing entries, where ``x`` is 0.
 
     Elsewhere the mean is 0.
@@ -142,6 +145,8 @@ def _fill_from_law(
     mean, dispersion = law
     if not request.is_integer:
         yield x + mean  # one of them is 0
+    elif request.levels is None and request.births == "negative_binomial" and compiles(x, mean, dispersion):
+        yield from filled_by_draws(x, mean, dispersion, request.n_samples, generator)
     elif request.levels is None:
         rule = get_birth_rule(request.births)
         for _ in range(request.n_samples):
@@ -232,8 +237,10 @@ def impute_cells(
     return [output.stacked() for output in outputs], tally
 
 
-def _stored(values: Tensor, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:
+def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:
     """Counts as CSR, means as they are."""
+    if sparse.issparse(values):
+        return values
     array = values.cpu().numpy()
     return kernels.dense_to_csr(array, n_threads=torch.get_num_threads()) if request.is_integer else array
 

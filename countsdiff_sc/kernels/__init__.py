@@ -1,30 +1,26 @@
 """Compiled loops for what vectors cannot do well on a CPU. Each has a plain counterpart that its tests compare it with."""
 
-from ._csr import dense_to_csr
+from ._csr import dense_to_csr, smallest_type
+from ._filling import PENDING, fill_with_draws
 from ._negative_binomial import MAX_MEAN, draw_negative_binomial, negative_binomial_nll
-from ._posterior import (
-    bregman,
-    freeman_tukey,
-    gamma_poisson_mean,
-    gamma_poisson_mean_gradient,
-    gamma_poisson_mixture,
-)
+from ._posterior import freeman_tukey, gamma_poisson_loss, gamma_poisson_mixture
 from ._random import uniform
 from ._ranks import group_correlations
 from ._thinning import corrupt, thin_counts
 
 __all__ = [
     "MAX_MEAN",
-    "bregman",
+    "PENDING",
     "corrupt",
     "dense_to_csr",
     "draw_negative_binomial",
+    "fill_with_draws",
     "freeman_tukey",
-    "gamma_poisson_mean",
-    "gamma_poisson_mean_gradient",
+    "gamma_poisson_loss",
     "gamma_poisson_mixture",
     "group_correlations",
     "negative_binomial_nll",
+    "smallest_type",
     "thin_counts",
     "uniform",
 ]

@@ -9,10 +9,16 @@ from scipy import sparse
 from ._threads import over_rows
 
 
-def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix:
-    """Whole numbers as CSR of int16, or of the smallest wider type that holds them.
+def smallest_type(largest: float) -> np.dtype:
+    """int16, or the smallest wider type that holds counts up to ``largest``.
 
     Eight bits would overflow where two layers are added, and save one byte in six: the column takes four.
+    """
+    return np.promote_types(np.int16, np.min_scalar_type(-int(largest) - 1))
+
+
+def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix:
+    """Whole numbers as CSR of the :func:`smallest_type` that holds them.
 
     Parameters
     ----------
@@ -25,7 +31,7 @@ def dense_to_csr(counts: np.ndarray, *, n_threads: int = 1) -> sparse.csr_matrix
     over_rows(_count_rows, counts.shape, n_threads, counts, indptr)
     np.cumsum(indptr, out=indptr)
     largest = counts.max(initial=0)
-    data = np.empty(indptr[-1], dtype=np.promote_types(np.int16, np.min_scalar_type(-int(largest) - 1)))
+    data = np.empty(indptr[-1], dtype=smallest_type(largest))
     indices = np.empty(indptr[-1], dtype=np.int32)
     over_rows(_fill_rows, counts.shape, n_threads, counts, indptr, indices, data)
     return sparse.csr_matrix((data, indices, indptr), shape=counts.shape)

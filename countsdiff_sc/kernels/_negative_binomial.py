@@ -47,7 +47,6 @@ def _draw_rows(first, last, mean, dispersion, seed, counts):
     """Fill rows from ``first`` up to ``last``; return whether any of their means is large."""
     n_columns, has_large = mean.shape[1], False
     unit, open_columns = np.empty(n_columns, dtype=np.float64), np.empty(n_columns, dtype=np.int64)
-    one, half, third = np.float32(1.0), np.float32(0.5), np.float32(1.0 / 3.0)
     for row in range(first, last):
         start = stream(seed, row)
         for column in range(n_columns):
@@ -55,23 +54,37 @@ def _draw_rows(first, last, mean, dispersion, seed, counts):
         # Without a branch, as in thinning.
         n_open = 0
         for column in range(n_columns):
-            m = mean[row, column]
             counts[row, column] = 0.0
             open_columns[n_open] = column
-            n_open += unit[column] >= one - m * (one - half * m * (one - third * m))
+            n_open += unit[column] >= least_zero_probability(mean[row, column])
         for column in open_columns[:n_open]:
             if mean[row, column] > MAX_MEAN:
                 has_large = True
             else:
-                counts[row, column] = _quantile(unit[column], mean[row, column], dispersion[row, column])
+                m, r = mean[row, column], dispersion[row, column]
+                counts[row, column] = quantile(unit[column], m, r, zero_probability(m, r))
     return has_large
 
 
+@numba.njit(inline="always")
+def least_zero_probability(mean):
+    """A lower bound of the probability of 0, whatever the dispersion."""
+    one, half, third = np.float32(1.0), np.float32(0.5), np.float32(1.0 / 3.0)
+    return one - mean * (one - half * mean * (one - third * mean))
+
+
+@numba.njit(inline="always")
+def zero_probability(mean, dispersion):
+    r""":math:`(1 + m / r)^{-r}`."""
+    r = np.float64(dispersion)
+    return math.exp(-r * math.log1p(mean / r))
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _quantile(unit, mean, dispersion):
-    """Least count whose cumulative probability exceeds ``unit``."""
+def quantile(unit, mean, dispersion, of_zero):
+    """Least count whose cumulative probability exceeds ``unit``; ``of_zero`` is the probability of 0."""
     m, r = np.float64(mean), np.float64(dispersion)
-    term = math.exp(-r * math.log1p(m / r))
+    term = of_zero
     ratio = m / (m + r)
     cumulative, count = term, 0
     while unit >= cumulative and (term > _NEGLIGIBLE or count < m):
@@ -89,20 +102,19 @@ def negative_binomial_nll(
     counts: np.ndarray,
     mean: np.ndarray,
     dispersion: np.ndarray,
-    target: np.ndarray,
     *,
     floor: float,
     n_threads: int = 1,
 ) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over target entries, and its gradient by :math:`r`.
+    r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over entries that are not NaN, and its gradient by :math:`r`.
 
     :math:`-\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!} + (r + x) \log(1 + m / r) + x \log(r / m)`, of which a zero leaves
     :math:`r \log(1 + m / r)`. The gradient is :math:`\log(1 + m / r) + (x - m) / (r + m) - \sum_{k < x} 1 / (r + k)`.
 
     Parameters
     ----------
-    counts, mean, dispersion, target
-        Counts :math:`x`, mean :math:`m`, inverse dispersion :math:`r` above 0 and below 1e18, and 0 or 1; float32, shape
+    counts, mean, dispersion
+        Counts :math:`x` or NaN, mean :math:`m`, and inverse dispersion :math:`r` above 0 and below 1e18; float32, shape
         ``(B, G)``.
     floor
         Least mean.
@@ -112,18 +124,19 @@ def negative_binomial_nll(
     gradient = np.empty(counts.shape, dtype=np.float32)
     mean = np.maximum(mean, floor, dtype=np.float64)
     log_excess = np.log1p(mean / dispersion)  # by vectors, as a compiled loop cannot take them
-    arguments = (counts, mean, dispersion, log_excess, target, gradient)
+    arguments = (counts, mean, dispersion, log_excess, gradient)
     return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _nll_rows(first, last, counts, mean, dispersion, log_excess, target, gradient):
+def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient):
     total = 0.0
     for row in range(first, last):
         for column in range(counts.shape[1]):
+            x = counts[row, column]
             gradient[row, column] = 0.0
-            if target[row, column] > 0.0:
-                x, m, r = counts[row, column], mean[row, column], np.float64(dispersion[row, column])
+            if x == x:  # all but NaN
+                m, r = mean[row, column], np.float64(dispersion[row, column])
                 excess = log_excess[row, column]
                 nll, by_r = r * excess, excess + (x - m) / (r + m)
                 if x > 0.0:

@@ -60,72 +60,76 @@ def _within(value, bounds):
     return low if value < low else value
 
 
-def gamma_poisson_mean(
+def gamma_poisson_loss(
     ratio: np.ndarray,
     dispersion: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
+    lost: np.ndarray,
+    weight: np.ndarray,
     *,
     bounds: Bounds,
+    floor: float,
     n_threads: int = 1,
-) -> np.ndarray:
-    r"""Mean :math:`(1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
+) -> tuple[float, np.ndarray]:
+    r"""Sum of :math:`w (\hat y - y \log \hat y)` for means :math:`\hat y = (1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
+
+    Also its gradient by :math:`\log \mu`, which is :math:`w (\hat y - y)\, r / (r + p \mu)`, and 0 where the ratio is at or beyond
+    its bounds, or NaN. A logarithm is taken only where something was lost.
 
     Parameters
     ----------
     ratio, dispersion, base_rate, counts, prob
         Rate :math:`\mu` over ``base_rate``, inverse dispersion :math:`r`, that rate, visible counts :math:`x` and survival
         probability :math:`p`; float32, shape ``(B, G)``.
+    lost
+        Molecules lost :math:`y`, NaN for entries that do not count; float32, shape ``(B, G)``.
+    weight
+        :math:`w`, float32, shape ``(B,)``.
     bounds
         What ratio and dispersion are held within.
+    floor
+        Least :math:`\hat y` of which a logarithm is taken.
     n_threads
         Threads to use.
     """
-    mean = np.empty(counts.shape, dtype=np.float32)
-    over_rows(_posterior_mean, counts.shape, n_threads, ratio, dispersion, base_rate, counts, prob, bounds, mean)
-    return mean
+    gradient = np.empty(ratio.shape, dtype=np.float32)
+    matrices = (ratio, dispersion, base_rate, counts, prob, lost)
+    totals = over_rows(_loss, ratio.shape, n_threads, *matrices, weight, bounds, np.float32(floor), gradient)
+    return math.fsum(totals), gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_mean(first, last, ratio, dispersion, base_rate, counts, prob, bounds, mean):
-    one, (of_ratio, of_dispersion) = np.float32(1.0), bounds
+# The order of a sum is left to the compiler, so that rows are added up as vectors.
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+def _loss(first, last, ratio, dispersion, base_rate, counts, prob, lost, weight, bounds, floor, gradient):
+    total, zero, one = 0.0, np.float32(0.0), np.float32(1.0)
+    of_ratio, of_dispersion = bounds
+    low, high = of_ratio
+    n_columns = ratio.shape[1]
+    mean, occupied = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.int64)
     for row in range(first, last):
-        for column in range(counts.shape[1]):
-            mu = _within(ratio[row, column], of_ratio) * base_rate[row, column]
-            r, p = _within(dispersion[row, column], of_dispersion), prob[row, column]
-            mean[row, column] = (one - p) * (r + counts[row, column]) * mu / (r + p * mu)
-
-
-def gamma_poisson_mean_gradient(
-    gradient: np.ndarray,
-    mean: np.ndarray,
-    ratio: np.ndarray,
-    dispersion: np.ndarray,
-    base_rate: np.ndarray,
-    prob: np.ndarray,
-    *,
-    bounds: Bounds,
-    n_threads: int = 1,
-) -> np.ndarray:
-    r"""Gradient of the mean :math:`\hat y` by :math:`\log \mu`, which is :math:`\hat y\, r / (r + p \mu)`, times ``gradient``.
-
-    It is 0 where the ratio is at or beyond its bounds, or NaN. Other arguments are as in :func:`gamma_poisson_mean`.
-    """
-    result = np.empty(ratio.shape, dtype=np.float32)
-    arguments = (gradient, mean, ratio, dispersion, base_rate, prob, bounds, result)
-    over_rows(_posterior_gradient, ratio.shape, n_threads, *arguments)
-    return result
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _posterior_gradient(first, last, gradient, mean, ratio, dispersion, base_rate, prob, bounds, result):
-    (low, high), of_dispersion = bounds
-    for row in range(first, last):
-        for column in range(ratio.shape[1]):
-            r, k = _within(dispersion[row, column], of_dispersion), ratio[row, column]
-            by_log_rate = mean[row, column] * r / (r + prob[row, column] * k * base_rate[row, column])
-            result[row, column] = gradient[row, column] * by_log_rate if (k > low) & (k < high) else np.float32(0.0)
+        births, logs, n_occupied = zero, zero, 0
+        for column in range(n_columns):
+            k, p, y = ratio[row, column], prob[row, column], lost[row, column]
+            r = _within(dispersion[row, column], of_dispersion)
+            mu = _within(k, of_ratio) * base_rate[row, column]
+            per_rate = one / (r + p * mu)
+            m = (one - p) * (r + counts[row, column]) * mu * per_rate
+            counted = y == y  # all but NaN
+            learned = y if counted & (m >= floor) else zero
+            gradient[row, column] = (
+                weight[row] * (m - learned) * r * per_rate if counted & (k > low) & (k < high) else zero
+            )
+            births += m if counted else zero
+            mean[column] = m
+        for column in range(n_columns):
+            occupied[n_occupied] = column
+            n_occupied += lost[row, column] > zero
+        for column in occupied[:n_occupied]:
+            logs += lost[row, column] * np.log(max(mean[column], floor))
+        total += weight[row] * (births - logs)
+    return total
 
 
 def gamma_poisson_mixture(
@@ -141,7 +145,7 @@ def gamma_poisson_mixture(
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Mean and inverse dispersion of the molecules lost, by an equal mixture of ``E`` laws.
 
-    Each has the mean :math:`m_k` of :func:`gamma_poisson_mean` and inverse dispersion :math:`s_k = r_k + x`. With
+    Each has the mean :math:`m_k = (1 - p)(r_k + x) \mu_k / (r_k + p \mu_k)` and inverse dispersion :math:`s_k = r_k + x`. With
     :math:`m` their average, the result is :math:`m` and :math:`m^2 / (\overline{m_k^2 / s_k} + \overline{(m_k - m)^2})`.
 
     Parameters
@@ -149,7 +153,7 @@ def gamma_poisson_mixture(
     ratio, dispersion
         Rates over ``base_rate``, and inverse dispersions :math:`r_k`; float32, shape ``(E, B, G)``.
     base_rate, counts, prob, bounds
-        As in :func:`gamma_poisson_mean`.
+        As in :func:`gamma_poisson_loss`.
     tiny
         Added above and below the fraction bar: where nothing can have been lost the inverse dispersion is 1.
     n_threads
@@ -189,53 +193,3 @@ def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, bounds, ti
             m = shift[column] + deviation
             mean[row, column] = m
             inverse_dispersion[row, column] = (m * m + tiny) / (share * excess[column] + variance + tiny)
-
-
-def bregman(
-    counts: np.ndarray,
-    mean: np.ndarray,
-    target: np.ndarray,
-    weight: np.ndarray,
-    *,
-    floor: float,
-    n_threads: int = 1,
-) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`w (\hat y - y \log \hat y)` over target entries, and its gradient by :math:`\hat y`.
-
-    A logarithm is taken only where something was lost.
-
-    Parameters
-    ----------
-    counts, mean, target
-        :math:`y`, :math:`\hat y` and 0 or 1; float32, shape ``(B, G)``.
-    weight
-        :math:`w`, float32, shape ``(B,)``.
-    floor
-        Least :math:`\hat y` of which a logarithm is taken.
-    n_threads
-        Threads to use.
-    """
-    gradient = np.empty(mean.shape, dtype=np.float32)
-    arguments = (counts, mean, target, weight, np.float32(floor), gradient)
-    return math.fsum(over_rows(_bregman, mean.shape, n_threads, *arguments)), gradient
-
-
-# The order of a sum is left to the compiler, so that rows are added up as vectors.
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _bregman(first, last, counts, mean, target, weight, floor, gradient):
-    total, one = 0.0, np.float32(1.0)
-    occupied = np.empty(mean.shape[1], dtype=np.int64)
-    for row in range(first, last):
-        births, logs, n_occupied = np.float32(0.0), np.float32(0.0), 0
-        for column in range(mean.shape[1]):
-            m, is_target = mean[row, column], target[row, column]
-            y = np.float32(m >= floor) * counts[row, column]
-            gradient[row, column] = weight[row] * is_target * (one - y / max(m, floor))
-            births += is_target * m
-        for column in range(mean.shape[1]):
-            occupied[n_occupied] = column
-            n_occupied += target[row, column] * counts[row, column] > 0.0
-        for column in occupied[:n_occupied]:
-            logs += counts[row, column] * np.log(max(mean[row, column], floor))
-        total += weight[row] * (births - logs)
-    return total

@@ -43,7 +43,6 @@ def thin_counts(counts: np.ndarray, prob: np.ndarray, *, seed: int, n_threads: i
 
 def corrupt(
     counts: np.ndarray,
-    known: np.ndarray,
     observed_prob: np.ndarray,
     exposure: np.ndarray,
     survival_prob: np.ndarray,
@@ -56,9 +55,7 @@ def corrupt(
     Parameters
     ----------
     counts
-        Whole molecules, float32, shape ``(B, G)``.
-    known
-        Whether there is a count, bool, shape ``(B, G)``.
+        Whole molecules, NaN where unknown, float32, shape ``(B, G)``.
     observed_prob
         Probability with which an entry is observed, float32, shape ``(B, G)``.
     exposure, survival_prob
@@ -68,15 +65,16 @@ def corrupt(
 
     Returns
     -------
-    Thinned counts; what they have lost; the probability that was used for each entry; and 1 where a known entry may have
-    lost something, else 0: each float32, shape ``(B, G)``.
+    Thinned counts; what they have lost, NaN where unknown or kept in full; and the probability that was used for each entry:
+    each float32, shape ``(B, G)``. Also how many are not NaN, float32, shape ``(B,)``.
     """
-    thinned, lost, prob, target = (np.empty(counts.shape, dtype=np.float32) for _ in range(4))
-    arguments = (counts, known, observed_prob, exposure, survival_prob, np.uint64(seed), thinned, lost, prob, target)
+    thinned, lost, prob = (np.empty(counts.shape, dtype=np.float32) for _ in range(3))
+    n_targets = np.empty(len(counts), dtype=np.float32)
+    arguments = (counts, observed_prob, exposure, survival_prob, np.uint64(seed), thinned, lost, prob, n_targets)
     if any(over_rows(_corrupt_rows, counts.shape, n_threads, *arguments)):
-        _thin_pending(counts, prob, seed, thinned)
-        np.subtract(counts, thinned, out=lost)
-    return thinned, lost, prob, target
+        large = _thin_pending(counts, prob, seed, thinned)
+        lost[large] = np.where(prob[large] < 1.0, counts[large] - thinned[large], np.nan)
+    return thinned, lost, prob, n_targets
 
 
 @numba.njit(cache=True, nogil=True)
@@ -90,24 +88,28 @@ def _thin_rows(first, last, counts, prob, seed, thinned):
 
 
 @numba.njit(cache=True, nogil=True)
-def _corrupt_rows(
-    first, last, counts, known, observed_prob, exposure, survival_prob, seed, thinned, lost, prob, target
-):
-    """As ``_thin_rows``, after filling ``prob`` and ``target`` and before filling ``lost``."""
-    occupied = np.empty(counts.shape[1], dtype=np.int64)
-    found_large = False
+def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, seed, thinned, lost, prob, n_targets):
+    """As ``_thin_rows``, after filling ``prob`` and before filling ``lost``."""
+    n_columns, found_large = counts.shape[1], False
+    occupied, known_counts = np.empty(n_columns, dtype=np.int64), np.empty(n_columns, dtype=np.float32)
+    zero, one, nan = np.float32(0.0), np.float32(1.0), np.float32(np.nan)
     # The masks have streams of their own: those of thinning start elsewhere.
     mask_seed = scrambled(seed + GAMMA)
     for row in range(first, last):
         start, kept, left = stream(mask_seed, row), exposure[row], survival_prob[row]
-        for column in range(counts.shape[1]):
+        n_known_and_lost = 0
+        for column in range(n_columns):
             unit = np.float32(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(40)) * np.float32(2.0**-24)
-            p = np.float32(known[row, column]) * (kept if unit < observed_prob[row, column] else left)
-            prob[row, column] = p
-            target[row, column] = np.float32(known[row, column] & (p < np.float32(1.0)))
-        found_large |= _thin_row(counts[row], prob[row], stream(seed, row), occupied, thinned[row])
-        for column in range(counts.shape[1]):
-            lost[row, column] = counts[row, column] - thinned[row, column]
+            p, x = kept if unit < observed_prob[row, column] else left, counts[row, column]
+            is_known = x == x  # all but NaN
+            prob[row, column] = p if is_known else zero
+            known_counts[column] = x if is_known else zero
+            n_known_and_lost += is_known & (p < one)
+        n_targets[row] = n_known_and_lost
+        found_large |= _thin_row(known_counts, prob[row], stream(seed, row), occupied, thinned[row])
+        for column in range(n_columns):
+            # NaN stays NaN.
+            lost[row, column] = counts[row, column] - thinned[row, column] if prob[row, column] < one else nan
     return found_large
 
 
@@ -137,7 +139,11 @@ def _thin_row(counts, prob, state, occupied, thinned):
     return found_large
 
 
-def _thin_pending(counts: np.ndarray, prob: np.ndarray, seed: int, thinned: np.ndarray) -> None:
+def _thin_pending(
+    counts: np.ndarray, prob: np.ndarray, seed: int, thinned: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thin the large counts, and return where they are."""
     large = np.unravel_index(np.flatnonzero(thinned == _PENDING), counts.shape)
     rng = np.random.default_rng(seed)
     thinned[large] = rng.binomial(counts[large].astype(np.int64), prob[large].astype(np.float64))
+    return large

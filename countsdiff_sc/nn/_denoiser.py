@@ -10,7 +10,7 @@ from countsdiff_sc import kernels
 from countsdiff_sc.process._compiled import arrays, compiles, drawn_seed
 
 from ._context import CellContext, Conditions
-from ._molecules_lost import mixture_lost, molecules_lost
+from ._molecules_lost import Readout, molecules_lost
 
 
 class CountDenoiser(nn.Module):
@@ -76,7 +76,14 @@ class CountDenoiser(nn.Module):
         expected = survival_prob @ (self.membership * self.mean_profile.unsqueeze(1))
         return (visible + self.depth_concentration) / (expected + self.depth_concentration)
 
-    def forward(
+    def forward(self, *cells, **options) -> tuple[Tensor, Tensor]:
+        """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)`` where all genes are asked for.
+
+        Takes what :meth:`read` takes.
+        """
+        return molecules_lost(self.read(*cells, **options))
+
+    def read(
         self,
         x_t: Tensor,
         survival_prob: Tensor,
@@ -84,10 +91,9 @@ class CountDenoiser(nn.Module):
         conditions: Conditions,
         *,
         apart: bool = False,
-        dispersion_of: slice = slice(None),
         genes: slice | Tensor = slice(None),
-    ) -> tuple[Tensor, Tensor]:
-        """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)`` where all genes and cells are asked for.
+    ) -> Readout:
+        """What the networks read out, by all of them together or by one for each cell.
 
         Parameters
         ----------
@@ -100,10 +106,7 @@ class CountDenoiser(nn.Module):
         conditions
             Labels and covariates of the cells.
         apart
-            Whether each network predicts its share of the cells, the first ones for the first, or all predict all of them
-            and the law of their equal mixture is returned.
-        dispersion_of
-            The cells whose inverse dispersion is returned.
+            Whether each network reads its share of the cells, the first ones for the first, or all read all of them.
         genes
             The genes that are predicted, in what is returned the only ones.
         """
@@ -111,13 +114,12 @@ class CountDenoiser(nn.Module):
         base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
-        predicted = (tensor[:, genes] for tensor in (base_rate, x_t, survival_prob))
-        if not apart:
+        if apart:
+            shares = self._read(*map(self._shares, inputs), genes)
+            read = (_joined(share, len(x_t)).unsqueeze(0) for share in shares)
+        else:
             read = self._read(*(tensor.unsqueeze(0) for tensor in inputs), genes)
-            expected_births, dispersion = mixture_lost(*read, *predicted)
-            return expected_births, dispersion[dispersion_of]
-        read = (_joined(shares, len(x_t)) for shares in self._read(*map(self._shares, inputs), genes))
-        return molecules_lost(*read, *predicted, dispersion_of=dispersion_of)
+        return Readout(*read, *(tensor[:, genes] for tensor in (base_rate, x_t, survival_prob)))
 
     def _shares(self, cells: Tensor) -> Tensor:
         """Each network's share of the cells, ``(B, ...)`` to ``(E, B / E, ...)``; the first cells fill up the last share."""

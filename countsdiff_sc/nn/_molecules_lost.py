@@ -1,8 +1,9 @@
-"""From what a network reads out to a law of the molecules lost: of one network, and of an equal mixture."""
+"""From what networks read out to the law of the molecules lost, and the loss of its mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from countsdiff_sc import kernels
 from countsdiff_sc.process import gamma_poisson_posterior
 from countsdiff_sc.process._compiled import arrays, compiles
+from countsdiff_sc.process._losses import RATE_FLOOR, weighted_bregman_loss
 
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
@@ -22,71 +24,50 @@ _BOUNDS = tuple(
 TINY = 1e-30
 
 
-def molecules_lost(
-    log_ratio: Tensor,
-    log_dispersion: Tensor,
-    base_rate: Tensor,
-    x_t: Tensor,
-    survival_prob: Tensor,
-    *,
-    dispersion_of: slice = slice(None),
-) -> tuple[Tensor, Tensor]:
-    """Mean (molecules) of the molecules lost, ``(B, G)``, and inverse dispersion of some cells', as one network has it.
+class Readout(NamedTuple):
+    """What ``E`` networks read out about the same cells, and the tensors that it is about.
+
+    Parameters
+    ----------
+    log_ratio, log_dispersion
+        Logarithms of the rate over ``base_rate`` and of the inverse dispersion, shape ``(E, B, G)``.
+    base_rate
+        Depth-scaled mean profile (molecules), shape ``(B, G)``.
+    x_t, survival_prob
+        Visible counts (molecules) and the probability that a molecule is visible, shape ``(B, G)``.
+    """
+
+    log_ratio: Tensor
+    log_dispersion: Tensor
+    base_rate: Tensor
+    x_t: Tensor
+    survival_prob: Tensor
+
+    def of(self, cells: slice) -> Readout:
+        """That about some of the cells."""
+        read, about = self[:2], self[2:]
+        return Readout(*(tensor[:, cells] for tensor in read), *(tensor[cells] for tensor in about))
+
+
+def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
+    """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it.
 
     Each is learned by itself: the mean must not be bent to please the dispersion's likelihood, nor the reverse.
     """
-    inputs = (log_ratio, log_dispersion.detach(), base_rate, x_t, survival_prob)
-    expected_births = _MeanLost.apply(*inputs) if compiles(*inputs) else mean_lost(*inputs)
-    return expected_births, _dispersion(log_dispersion[dispersion_of]) + x_t[dispersion_of]
-
-
-def mean_lost(
-    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
-) -> Tensor:
-    """Mean of the molecules lost; all ``(B, G)``."""
-    rate = base_rate * _ratio(log_ratio)
-    return gamma_poisson_posterior(rate, _dispersion(log_dispersion), x_t, survival_prob)[0]
-
-
-def _ratio(log_ratio: Tensor) -> Tensor:
-    return log_ratio.clamp(*LOG_RATIO_RANGE).exp_()
-
-
-def _dispersion(log_dispersion: Tensor) -> Tensor:
-    return log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp_()
-
-
-class _MeanLost(torch.autograd.Function):
-    """:func:`mean_lost`, differentiable by the log-ratio, in one pass each way."""
-
-    @staticmethod
-    def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, *visible: Tensor) -> Tensor:
-        ratio, dispersion = log_ratio.exp(), log_dispersion.exp()
-        inputs = arrays(ratio, dispersion, base_rate, *visible)
-        mean = torch.from_numpy(kernels.gamma_poisson_mean(*inputs, bounds=_BOUNDS, n_threads=torch.get_num_threads()))
-        ctx.save_for_backward(mean, ratio, dispersion, base_rate, visible[1])
-        return mean
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, n_threads = arrays(gradient.contiguous(), *ctx.saved_tensors), torch.get_num_threads()
-        by_log_ratio = kernels.gamma_poisson_mean_gradient(*inputs, bounds=_BOUNDS, n_threads=n_threads)
-        return torch.from_numpy(by_log_ratio), None, None, None, None
-
-
-def mixture_lost(
-    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and inverse dispersion of the molecules lost, as an equal mixture of ``E`` networks has it.
-
-    Those of the networks are the first two arguments, ``(E, B, G)``; the others are ``(B, G)``.
-    """
-    others = (base_rate, x_t, survival_prob)
-    if len(log_ratio) > 1 and not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *others):
-        inputs, n_threads = arrays(log_ratio.exp(), log_dispersion.exp(), *others), torch.get_num_threads()
+    log_ratio, log_dispersion, *about = readout
+    if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
+        inputs, n_threads = [*_exponentials(log_ratio, log_dispersion), *arrays(*about)], torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
         return tuple(map(torch.from_numpy, found))
-    return mixture_moments([molecules_lost(*read, *others) for read in zip(log_ratio, log_dispersion, strict=True)])
+    return mixture_moments([_lost_by_one(*read, *about) for read in zip(log_ratio, log_dispersion, strict=True)])
+
+
+def _lost_by_one(
+    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
+) -> tuple[Tensor, Tensor]:
+    rate = base_rate * log_ratio.clamp(*LOG_RATIO_RANGE).exp()
+    dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
+    return gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)[0], dispersion + x_t
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -106,3 +87,38 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
     excess = sum(m.square() / r + (m - mean).square() for m, r in predictions) / len(predictions)
     # Where nothing can have been lost the mean is 0 and any dispersion is right, such as 1.
     return mean, (mean.square() + TINY) / (excess + TINY)
+
+
+def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
+    """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean that a single network (``E = 1``) has."""
+    log_ratio, log_dispersion = readout.log_ratio[0], readout.log_dispersion[0].detach()
+    inputs = (log_ratio, log_dispersion, *readout[2:], n_deaths)
+    if compiles(*inputs):
+        return _MeanLoss.apply(*inputs, weight)
+    return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight)
+
+
+class _MeanLoss(torch.autograd.Function):
+    """Value, and gradient by the log-ratio, in one pass."""
+
+    @staticmethod
+    def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, *others: Tensor) -> Tensor:
+        *matrices, weight = arrays(*others)
+        inputs = (*_exponentials(log_ratio, log_dispersion), *matrices, weight.astype(np.float32).ravel())
+        total, gradient = kernels.gamma_poisson_loss(
+            *inputs, bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
+        )
+        ctx.save_for_backward(torch.from_numpy(gradient))
+        return log_ratio.new_tensor(total)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (by_log_ratio,) = ctx.saved_tensors
+        # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
+        return by_log_ratio if gradient == 1.0 else gradient * by_log_ratio, *[None] * 6
+
+
+def _exponentials(*tensors: Tensor) -> list[np.ndarray]:
+    """By numpy, whose exponential of single-precision numbers takes half the time of torch's; infinity is held within bounds."""
+    with np.errstate(over="ignore"):
+        return [np.exp(array) for array in arrays(*tensors)]

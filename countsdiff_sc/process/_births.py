@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from countsdiff_sc import kernels
@@ -30,6 +32,37 @@ def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, genera
         large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
         counts[large] = _gamma_poisson(mean[large], shape[large], generator)
     return counts.view_as(expected_births)
+
+
+def filled_by_draws(
+    x: Tensor, mean: Tensor, dispersion: Tensor, n_draws: int, generator: torch.Generator | None
+) -> list[sparse.csr_matrix]:
+    """Counts with negative binomial draws beside them, ``n_draws`` times, as CSR of integers.
+
+    As :func:`negative_binomial_births` and a sum, for matrices of which a compiled loop can make sparse ones at once.
+
+    Parameters
+    ----------
+    x
+        Observed counts (molecules), 0 where missing, shape ``(B, G)``.
+    mean, dispersion
+        Of the missing counts, shape ``(B, G)``; the mean is 0 elsewhere.
+    n_draws
+        Number of matrices.
+    generator
+        Source of randomness on the CPU.
+    """
+    seeds = np.array([drawn_seed(generator) for _ in range(n_draws)], dtype=np.uint64)
+    matrices = kernels.fill_with_draws(*arrays(x, mean, dispersion), seeds=seeds, n_threads=torch.get_num_threads())
+    for matrix in matrices:
+        pending = np.flatnonzero(matrix.data == kernels.PENDING)
+        if len(pending):
+            rows = np.searchsorted(matrix.indptr, pending, side="right") - 1
+            large = torch.from_numpy(rows), torch.from_numpy(matrix.indices[pending])
+            matrix.data[pending] = _gamma_poisson(mean[large], dispersion[large], generator).numpy()
+            matrix.eliminate_zeros()
+        matrix.data = matrix.data.astype(kernels.smallest_type(matrix.data.max(initial=0)))
+    return matrices
 
 
 def _gamma_poisson(mean: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -13,7 +13,6 @@ from ._thinning import thin
 
 def corrupt(
     x_0: Tensor,
-    known: Tensor,
     *,
     observed_prob: Tensor,
     exposure: Tensor,
@@ -25,9 +24,7 @@ def corrupt(
     Parameters
     ----------
     x_0
-        Counts (molecules), 0 where unknown, shape ``(B, G)``.
-    known
-        Whether there is a count, bool, shape ``(B, G)``.
+        Counts (molecules), NaN where there is none, shape ``(B, G)``.
     observed_prob
         Probability with which a known entry is observed, shape ``(B, G)``.
     exposure
@@ -39,18 +36,19 @@ def corrupt(
 
     Returns
     -------
-    Visible counts ``x_t``; the molecules lost; the probability with which each entry's molecules are visible, 0 where
-    unknown; and 1 where a known entry may have lost molecules, which are the target of training, else 0: each of shape
-    ``(B, G)``.
+    Visible counts ``x_t``, 0 where unknown; the molecules lost, which are the target of training, and NaN where none can
+    have been, or nothing is known; and the probability with which each entry's molecules are visible, 0 where unknown:
+    each of shape ``(B, G)``. Also the number of targets in each cell, ``(B, 1)``.
     """
     if compiles(x_0, observed_prob):
         seed, n_threads = drawn_seed(generator), torch.get_num_threads()
         cells = arrays(exposure.float().flatten(), survival_prob.float().flatten())
-        matrices = arrays(x_0, known.contiguous(), observed_prob)
-        found = kernels.corrupt(*matrices, *cells, seed=seed, n_threads=n_threads)
-        return tuple(torch.from_numpy(array) for array in found)
+        found = kernels.corrupt(*arrays(x_0, observed_prob), *cells, seed=seed, n_threads=n_threads)
+        *matrices, n_targets = map(torch.from_numpy, found)
+        return *matrices, n_targets.unsqueeze(1)
     observed = torch.rand(x_0.shape, generator=generator, device=x_0.device) < observed_prob
+    known, x_0 = x_0 == x_0, torch.nan_to_num(x_0)
     # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
     prob = known * torch.lerp(survival_prob, exposure, observed.to(x_0.dtype))
-    x_t = thin(x_0, prob, generator=generator)
-    return x_t, x_0 - x_t, prob, (known & (prob < 1.0)).to(x_0.dtype)
+    x_t, is_target = thin(x_0, prob, generator=generator), known & (prob < 1.0)
+    return x_t, (x_0 - x_t).masked_fill(~is_target, torch.nan), prob, is_target.sum(1, keepdim=True).to(x_0.dtype)

@@ -26,32 +26,18 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
     return expected_births - n_deaths * expected_births.clamp(min=RATE_FLOOR).log()
 
 
-def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Sum of ``weight`` times :func:`bregman_loss` over the entries where ``target`` is 1 and not 0.
+def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, weight: Tensor) -> Tensor:
+    """Sum of ``weight`` times :func:`bregman_loss` over the entries of which ``n_deaths`` is not NaN.
 
-    ``weight`` is one number per cell, ``(B, 1)``, or one for all; the others are of shape ``(B, G)``.
+    ``weight`` is one number per cell, ``(B, 1)``; the others are of shape ``(B, G)``.
     """
-    if compiles(n_deaths, expected_births, target):
-        of_cells = weight.to(target.dtype).expand(len(target), 1)
-        return _WeightedBregman.apply(n_deaths, expected_births, target, of_cells.contiguous())
-    return (weight * target * bregman_loss(n_deaths, expected_births)).sum()
+    counted, n_deaths = _counted(n_deaths)
+    return (weight * counted * bregman_loss(n_deaths, expected_births)).sum()
 
 
-class _WeightedBregman(torch.autograd.Function):
-    """Value and gradient by the expected births in one pass."""
-
-    @staticmethod
-    def forward(ctx, n_deaths: Tensor, expected_births: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        inputs, n_threads = arrays(n_deaths, expected_births, target, weight.flatten()), torch.get_num_threads()
-        total, gradient = kernels.bregman(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
-        ctx.save_for_backward(torch.from_numpy(gradient))
-        return expected_births.new_tensor(total)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (by_births,) = ctx.saved_tensors
-        # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
-        return None, by_births if gradient == 1.0 else gradient * by_births, None, None
+def _counted(n_deaths: Tensor) -> tuple[Tensor, Tensor]:
+    """1 for entries that are not NaN and 0 for others, and the entries with 0 for NaN."""
+    return (n_deaths == n_deaths).to(n_deaths.dtype), n_deaths.nan_to_num()
 
 
 def bound_integrand(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
@@ -87,15 +73,16 @@ def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Te
     )
 
 
-def dispersion_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor, target: Tensor) -> Tensor:
-    """Sum of :func:`negative_binomial_nll` over the entries where ``target`` is 1 and not 0; learned by the dispersion only.
+def dispersion_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor) -> Tensor:
+    """Sum of :func:`negative_binomial_nll` over the entries of which ``n_deaths`` is not NaN; learned by the dispersion only.
 
     All of shape ``(B, G)``.
     """
-    inputs = [tensor.contiguous() for tensor in (n_deaths, expected_births.detach(), dispersion, target)]
+    inputs = [tensor.contiguous() for tensor in (n_deaths, expected_births.detach(), dispersion)]
     if compiles(*inputs):
         return _DispersionLoss.apply(*inputs)
-    return (target * negative_binomial_nll(*inputs[:3])).sum()
+    counted, n_deaths = _counted(n_deaths)
+    return (counted * negative_binomial_nll(n_deaths, *inputs[1:])).sum()
 
 
 class _DispersionLoss(torch.autograd.Function):
@@ -110,7 +97,7 @@ class _DispersionLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, gradient * ctx.saved_tensors[0], None
+        return None, None, gradient * ctx.saved_tensors[0]
 
 
 #: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.

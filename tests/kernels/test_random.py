@@ -53,9 +53,9 @@ DRAWS = {
 
 def masked_inputs():
     counts, observed_prob = inputs()
-    known = np.random.default_rng(1).random(SHAPE) < 0.9
+    counts[np.random.default_rng(1).random(SHAPE) >= 0.9] = np.nan
     cells = np.random.default_rng(2).random((2, SHAPE[0]), dtype=np.float32)
-    return counts, known, observed_prob, *cells
+    return counts, observed_prob, *cells
 
 
 def law_inputs():
@@ -95,30 +95,35 @@ def test_means_of_zero_give_zero_and_large_ones_are_left_to_the_caller():
 
 
 def test_corruption_says_what_it_did():
-    counts, known, observed_prob, exposure, survival_prob = masked_inputs()
-    thinned, lost, prob, target = corrupt(counts, known, observed_prob, exposure, survival_prob, seed=5)
+    counts, observed_prob, exposure, survival_prob = masked_inputs()
+    thinned, lost, prob, n_targets = corrupt(counts, observed_prob, exposure, survival_prob, seed=5)
+    known = ~np.isnan(counts)
     observed = known & (prob == exposure[:, None])
     assert not prob[~known].any()
     assert not thinned[~known].any()
     np.testing.assert_array_equal(
         prob[known & ~observed], np.broadcast_to(survival_prob[:, None], SHAPE)[known & ~observed]
     )
-    np.testing.assert_array_equal(target, known & (prob < 1.0))
-    assert (thinned <= counts).all()
-    np.testing.assert_array_equal(lost, counts - thinned)
+    assert (thinned[known] <= counts[known]).all()
+    np.testing.assert_array_equal(lost, np.where(prob < 1.0, counts - thinned, np.nan))
+    np.testing.assert_array_equal(n_targets, (known & (prob < 1.0)).sum(1))
     # How often an entry is observed, and how many molecules are left: sums of independent numbers, nearly normal.
     n, p = known.sum(), observed_prob[known].astype(float)
     assert abs(observed.sum() - p.sum()) / np.sqrt((p * (1 - p)).sum()) < stats.norm.isf(ALPHA / 2), n
-    spread = np.sqrt((counts * prob * (1.0 - prob)).sum())
-    assert abs(thinned.sum() - (counts * prob).sum()) / spread < stats.norm.isf(ALPHA / 2)
+    x, p = counts[known], prob[known].astype(float)
+    assert abs(thinned.sum() - (x * p).sum()) / np.sqrt((x * p * (1.0 - p)).sum()) < stats.norm.isf(ALPHA / 2)
 
 
 def test_certain_masks_are_exact():
-    counts, known, *_, survival_prob = masked_inputs()
+    counts, *_, survival_prob = masked_inputs()
+    known = ~np.isnan(counts)
     ones, exposure = np.ones(SHAPE, np.float32), np.ones(SHAPE[0], np.float32)
-    thinned, lost, prob, target = corrupt(counts, known, ones, exposure, survival_prob, seed=5)
-    np.testing.assert_array_equal(thinned, counts * known)
+    thinned, lost, prob, n_targets = corrupt(counts, ones, exposure, survival_prob, seed=5)
+    np.testing.assert_array_equal(thinned, np.nan_to_num(counts))
     np.testing.assert_array_equal(prob, known)
-    assert not target.any()
-    np.testing.assert_array_equal(lost, counts * ~known)
-    assert not corrupt(counts, known, 0 * ones, exposure, 0 * survival_prob, seed=5)[0].any()
+    assert np.isnan(lost).all()
+    assert not n_targets.any()
+    thinned, lost, _, n_targets = corrupt(counts, 0 * ones, exposure, 0 * survival_prob, seed=5)
+    assert not thinned.any()
+    np.testing.assert_array_equal(lost, counts)
+    np.testing.assert_array_equal(n_targets, known.sum(1))
