@@ -14,10 +14,10 @@ from countsdiff_sc._constants import OBSERVED_MASK_KEY
 from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
-from countsdiff_sc.nn._molecules_lost import mean_loss, molecules_lost
+from countsdiff_sc.nn._molecules_lost import dispersion_loss, mean_loss
 from countsdiff_sc.process import get_schedule, get_time_distribution, product_guidance
 from countsdiff_sc.process._corruption import corrupt
-from countsdiff_sc.process._losses import dispersion_loss, weighted_bregman_loss
+from countsdiff_sc.process._losses import negative_binomial_loss, weighted_bregman_loss
 from countsdiff_sc.process._samplers import Denoise
 
 #: Default number of networks.
@@ -228,12 +228,14 @@ class CountsDiffModule(BaseModuleClass):
         weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / n_targets.sum().clamp(min=1)
         if self.training:
             readout, some = self.net.read(*cells, apart=True), self.DISPERSION
-            of_mean, n_deaths, n_targets = mean_loss(readout, n_deaths, weight), n_deaths[some], n_targets[some]
-            expected_births, dispersion = molecules_lost(readout.of(some))
+            of_mean = mean_loss(readout, n_deaths, weight)
+            of_dispersion = dispersion_loss(readout.of(some), n_deaths[some].contiguous())
+            n_targets = n_targets[some]
         else:
             expected_births, dispersion = self.denoiser(*cells)
             of_mean = weighted_bregman_loss(n_deaths, expected_births, weight)
-        of_dispersion = dispersion_loss(n_deaths, expected_births, dispersion) / n_targets.sum().clamp(min=1)
+            of_dispersion = negative_binomial_loss(n_deaths, expected_births, dispersion)
+        of_dispersion = of_dispersion / n_targets.sum().clamp(min=1)
         return LossOutput(
             loss=of_mean + of_dispersion,
             n_obs_minibatch=n_cells,

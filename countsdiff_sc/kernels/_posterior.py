@@ -7,10 +7,9 @@ import math
 import numba
 import numpy as np
 
-from ._random import GAMMA, scrambled, stream
+from ._random import fill_uniform, stream
 from ._threads import over_rows
 
-_UNIT = np.float32(2.0**-24)
 #: Least and largest ratio, and inverse dispersion; float32, or loops compute in double precision.
 Bounds = tuple[tuple[np.float32, np.float32], tuple[np.float32, np.float32]]
 
@@ -40,16 +39,16 @@ def freeman_tukey(
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
     one, four = np.float32(1.0), np.float32(4.0)
+    unit = np.empty(counts.shape[1], dtype=np.float32)
     for row in range(first, last):
         for column in range(counts.shape[1]):
             x = counts[row, column]
             expected = np.sqrt(four * prob[row, column] * rate[row, column] + one)
             residual[row, column] = np.sqrt(x) + np.sqrt(x + one) - expected
         if least > 0.0:
-            start = stream(seed, row)
+            fill_uniform(stream(seed, row), unit)
             for column in range(counts.shape[1]):
-                unit = np.float32(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(40)) * _UNIT
-                residual[row, column] *= scale * np.float32(unit >= least)
+                residual[row, column] *= scale * np.float32(unit[column] >= least)
 
 
 @numba.njit(inline="always")

@@ -41,22 +41,25 @@ def uniform(shape: tuple[int, int], *, seed: int, n_threads: int = 1) -> np.ndar
         Threads to use.
     """
     numbers = np.empty(shape, dtype=np.float32)
-    over_rows(_fill_uniform, shape, n_threads, np.uint64(seed), numbers)
+    over_rows(_fill_rows, shape, n_threads, np.uint64(seed), numbers)
     return numbers
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill_uniform(first, last, seed, numbers):
-    """Fill rows from ``first`` up to ``last`` with multiples of 2^-24, two of each word."""
-    n_columns = numbers.shape[1]
-    unit = np.float32(2.0**-24)
+def _fill_rows(first, last, seed, numbers):
     for row in range(first, last):
-        start = stream(seed, row)
-        # A word depends on its position alone, so that the compiler can make several at once.
-        for pair in range(n_columns // 2):
-            word = scrambled(start + np.uint64(pair) * GAMMA)
-            numbers[row, 2 * pair] = np.float32(word >> np.uint64(40)) * unit
-            numbers[row, 2 * pair + 1] = np.float32((word >> np.uint64(8)) & np.uint64(0xFFFFFF)) * unit
-        if n_columns % 2:
-            word = scrambled(start + np.uint64(n_columns // 2) * GAMMA)
-            numbers[row, n_columns - 1] = np.float32(word >> np.uint64(40)) * unit
+        fill_uniform(stream(seed, row), numbers[row])
+
+
+@numba.njit(inline="always")
+def fill_uniform(start, numbers):
+    """Fill a row with multiples of 2^-24, two of each word of the stream that starts there."""
+    unit = np.float32(2.0**-24)
+    # A word depends on its position alone, so that the compiler can make several at once.
+    for pair in range(len(numbers) // 2):
+        word = scrambled(start + np.uint64(pair) * GAMMA)
+        numbers[2 * pair] = np.float32(word >> np.uint64(40)) * unit
+        numbers[2 * pair + 1] = np.float32((word >> np.uint64(8)) & np.uint64(0xFFFFFF)) * unit
+    if len(numbers) % 2:
+        word = scrambled(start + np.uint64(len(numbers) // 2) * GAMMA)
+        numbers[len(numbers) - 1] = np.float32(word >> np.uint64(40)) * unit

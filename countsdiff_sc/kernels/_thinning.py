@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ._random import GAMMA, TO_UNIT, scrambled, stream
+from ._random import GAMMA, TO_UNIT, fill_uniform, scrambled, stream
 from ._threads import over_rows
 
 #: Counts up to this many molecules are thinned molecule by molecule; rarer larger ones by numpy's binomial.
@@ -91,16 +91,17 @@ def _thin_rows(first, last, counts, prob, seed, thinned):
 def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, seed, thinned, lost, prob, n_targets):
     """As ``_thin_rows``, after filling ``prob`` and before filling ``lost``."""
     n_columns, found_large = counts.shape[1], False
-    occupied, known_counts = np.empty(n_columns, dtype=np.int64), np.empty(n_columns, dtype=np.float32)
+    occupied = np.empty(n_columns, dtype=np.int64)
+    unit, known_counts = np.empty((2, n_columns), dtype=np.float32)
     zero, one, nan = np.float32(0.0), np.float32(1.0), np.float32(np.nan)
     # The masks have streams of their own: those of thinning start elsewhere.
     mask_seed = scrambled(seed + GAMMA)
     for row in range(first, last):
         start, kept, left = stream(mask_seed, row), exposure[row], survival_prob[row]
         n_known_and_lost = 0
+        fill_uniform(start, unit)
         for column in range(n_columns):
-            unit = np.float32(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(40)) * np.float32(2.0**-24)
-            p, x = kept if unit < observed_prob[row, column] else left, counts[row, column]
+            p, x = kept if unit[column] < observed_prob[row, column] else left, counts[row, column]
             is_known = x == x  # all but NaN
             prob[row, column] = p if is_known else zero
             known_counts[column] = x if is_known else zero

@@ -12,7 +12,7 @@ from torch import Tensor
 from countsdiff_sc import kernels
 from countsdiff_sc.process import gamma_poisson_posterior
 from countsdiff_sc.process._compiled import arrays, compiles
-from countsdiff_sc.process._losses import RATE_FLOOR, weighted_bregman_loss
+from countsdiff_sc.process._losses import RATE_FLOOR, negative_binomial_loss, weighted_bregman_loss
 
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
@@ -45,8 +45,8 @@ class Readout(NamedTuple):
 
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
-        read, about = self[:2], self[2:]
-        return Readout(*(tensor[:, cells] for tensor in read), *(tensor[cells] for tensor in about))
+        read, about = (tensor[:, cells] for tensor in self[:2]), (tensor[cells] for tensor in self[2:])
+        return Readout(*(tensor.contiguous() for tensor in (*read, *about)))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,8 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
     """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean that a single network (``E = 1``) has."""
-    log_ratio, log_dispersion = readout.log_ratio[0], readout.log_dispersion[0].detach()
+    # Not by an index, whose gradient is a copy.
+    log_ratio, log_dispersion = readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0).detach()
     inputs = (log_ratio, log_dispersion, *readout[2:], n_deaths)
     if compiles(*inputs):
         return _MeanLoss.apply(*inputs, weight)
@@ -116,6 +117,34 @@ class _MeanLoss(torch.autograd.Function):
         (by_log_ratio,) = ctx.saved_tensors
         # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
         return by_log_ratio if gradient == 1.0 else gradient * by_log_ratio, *[None] * 6
+
+
+def dispersion_loss(readout: Readout, n_deaths: Tensor) -> Tensor:
+    """:func:`~countsdiff_sc.process._losses.negative_binomial_loss` of a single network (``E = 1``), learned by the dispersion only."""
+    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0).detach(), *readout[2:], n_deaths)
+    if compiles(*inputs):
+        return _DispersionLoss.apply(*inputs)
+    mean, dispersion = molecules_lost(readout)
+    return negative_binomial_loss(n_deaths, mean.detach(), dispersion)
+
+
+class _DispersionLoss(torch.autograd.Function):
+    """Value, and gradient by the logarithm of the inverse dispersion."""
+
+    @staticmethod
+    def forward(ctx, log_dispersion: Tensor, log_ratio: Tensor, *others: Tensor) -> Tensor:
+        *about, n_deaths = arrays(*others)
+        ratio, own = _exponentials(log_ratio, log_dispersion)
+        options = {"n_threads": torch.get_num_threads()}
+        law = kernels.gamma_poisson_mixture(ratio[None], own[None], *about, bounds=_BOUNDS, tiny=TINY, **options)
+        total, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
+        low, high = _BOUNDS[1]
+        ctx.save_for_backward(torch.from_numpy(by_dispersion * np.where((own > low) & (own < high), own, 0.0)))
+        return log_dispersion.new_tensor(total)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient * ctx.saved_tensors[0], *[None] * 5
 
 
 def _exponentials(*tensors: Tensor) -> list[np.ndarray]:

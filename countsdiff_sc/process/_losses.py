@@ -73,31 +73,14 @@ def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Te
     )
 
 
-def dispersion_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor) -> Tensor:
-    """Sum of :func:`negative_binomial_nll` over the entries of which ``n_deaths`` is not NaN; learned by the dispersion only.
-
-    All of shape ``(B, G)``.
-    """
-    inputs = [tensor.contiguous() for tensor in (n_deaths, expected_births.detach(), dispersion)]
-    if compiles(*inputs):
-        return _DispersionLoss.apply(*inputs)
+def negative_binomial_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor) -> Tensor:
+    """Sum of :func:`negative_binomial_nll` over the entries of which ``n_deaths`` is not NaN; all of shape ``(B, G)``."""
+    if not torch.is_grad_enabled() and compiles(n_deaths, expected_births, dispersion):
+        inputs, n_threads = arrays(n_deaths, expected_births, dispersion), torch.get_num_threads()
+        total, _ = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
+        return n_deaths.new_tensor(total)
     counted, n_deaths = _counted(n_deaths)
-    return (counted * negative_binomial_nll(n_deaths, *inputs[1:])).sum()
-
-
-class _DispersionLoss(torch.autograd.Function):
-    """Value and gradient by the inverse dispersion in one pass."""
-
-    @staticmethod
-    def forward(ctx, *inputs: Tensor) -> Tensor:
-        n_threads = torch.get_num_threads()
-        total, gradient = kernels.negative_binomial_nll(*arrays(*inputs), floor=RATE_FLOOR, n_threads=n_threads)
-        ctx.save_for_backward(torch.from_numpy(gradient))
-        return inputs[2].new_tensor(total)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, gradient * ctx.saved_tensors[0]
+    return (counted * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum()
 
 
 #: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.
