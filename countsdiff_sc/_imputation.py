@@ -21,7 +21,6 @@ from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
 from countsdiff_sc.process._births import filled_by_draws
-from countsdiff_sc.process._compiled import compiles
 
 #: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
 _N_DRAWS = 25
@@ -145,7 +144,7 @@ def _fill_from_law(
     mean, dispersion = law
     if not request.is_integer:
         yield x + mean  # one of them is 0
-    elif request.levels is None and request.births == "negative_binomial" and compiles(x, mean, dispersion):
+    elif request.levels is None and request.births == "negative_binomial":
         yield from filled_by_draws(x, mean, dispersion, request.n_samples, generator)
     elif request.levels is None:
         rule = get_birth_rule(request.births)
@@ -224,7 +223,7 @@ def impute_cells(
             n_observed = observed.sum(dim=1)
             found = Tally(n_missing=x.numel() - int(n_observed.sum()), n_empty_cells=int((n_observed == 0).sum()))
             if mask is not None:
-                found.n_newly_hidden = int((module.counts_and_known(tensors)[1] & ~observed).sum())
+                found.n_newly_hidden = int((~module.counts(tensors).isnan() & ~observed).sum())
             results = impute_block(module, x, observed, conditions, of_block, generator)
         return [_stored(values, request) for values in results], found
 

@@ -109,11 +109,11 @@ class CountsDiffModule(BaseModuleClass):
     # Cells come in random order. Which of them are treated in a special way does not depend on what is drawn, so that a device
     # need not be waited for.
     #: Cells that lose low counts more often than high ones in training, by up to this logarithm of an odds ratio.
-    SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 10), 6.0
+    SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 8), 6.0
     #: Cells of which nothing is observed, at times that a generated cell goes through, unless their time is random anyway.
-    FROM_NOTHING = slice(4, None, 10)
-    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 70 in a row are as many of each of the
-    #: kinds above as among all: 7 and 10 have no common factor.
+    FROM_NOTHING = slice(5, None, 10)  # odd numbers, so no cell is of both kinds
+    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 280 in a row are as many of each of the
+    #: kinds above as among all: 7 has no factor in common with 8 and 10.
     DISPERSION = slice(0, None, 7)
 
     def __init__(

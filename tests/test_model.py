@@ -216,9 +216,9 @@ def test_training_times_are_those_asked_for_and_saved(adata, tmp_path, time_dist
     options = {"schedule": "blackout", "time_distribution": time_distribution, "one_pass_fraction": 0.0}
     model, times = CountsDiffSC(adata, **options, **TINY), []
     read = model.module.net.read
-    monkeypatch.setattr(model.module.net, "read", lambda *cells, **how: times.append(cells[2]) or read(*cells, **how))
-    model.train(max_epochs=5, accelerator="cpu", **QUIET)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.module.net, "read", lambda *cells, **how: times.append(cells[2]) or read(*cells, **how))
+        model.train(max_epochs=5, accelerator="cpu", **QUIET)
     t = torch.cat(times)
     if time_distribution == 10:
         assert torch.isin(t, torch.arange(1, 11) / 10).all()

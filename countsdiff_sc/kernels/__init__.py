@@ -1,12 +1,12 @@
-"""Compiled loops for what vectors cannot do well on a CPU. Each has a plain counterpart that its tests compare it with."""
+"""Compiled loops for what vectors cannot do well on a CPU. Tests compare each with a plain counterpart, or with its law."""
 
 from ._csr import dense_to_csr, smallest_type
-from ._filling import PENDING, fill_with_draws
+from ._filling import fill_with_draws
 from ._negative_binomial import MAX_MEAN, draw_negative_binomial, negative_binomial_nll
 from ._posterior import freeman_tukey, gamma_poisson_loss, gamma_poisson_mixture
 from ._random import uniform
 from ._ranks import group_correlations
-from ._thinning import corrupt, thin_counts
+from ._thinning import PENDING, corrupt, thin_counts
 
 __all__ = [
     "MAX_MEAN",

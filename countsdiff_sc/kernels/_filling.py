@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 from scipy import sparse
 
 from ._negative_binomial import MAX_MEAN, least_zero_probability, quantile, zero_probability
 from ._random import GAMMA, TO_UNIT, scrambled, stream
+from ._thinning import PENDING
 from ._threads import over_rows
-
-#: Stands for a draw that is left to the caller.
-PENDING = -1.0
 
 
 def fill_with_draws(
     counts: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, *, seeds: np.ndarray, n_threads: int = 1
-) -> list[sparse.csr_matrix]:
+) -> Iterator[sparse.csr_matrix]:
     r"""Put draws of :math:`\mathrm{NB}(m, r)` beside the counts, once for each seed.
 
     Which entries can be other than zero, and how likely they are not, is found once for all seeds; dense matrices, most
@@ -33,12 +33,14 @@ def fill_with_draws(
     n_threads
         Threads to use.
 
-    Returns
-    -------
-    A matrix for each seed, CSR of float32. It has ``PENDING`` where the mean is above ``MAX_MEAN``, which is left to the caller.
+    Yields
+    ------
+    A matrix for each seed, CSR of float32. It has ``PENDING``, for the caller to replace, where the mean is above ``MAX_MEAN``
+    or the law is NaN.
     """
     slices = over_rows(_fill_rows, counts.shape, n_threads, counts, mean, dispersion, seeds)
-    return [_matrix_of(draw, slices, counts.shape) for draw in range(len(seeds))]
+    for draw in range(len(seeds)):
+        yield _matrix_of(draw, slices, counts.shape)
 
 
 def _matrix_of(draw: int, slices: list[tuple[np.ndarray, ...]], shape: tuple[int, int]) -> sparse.csr_matrix:
@@ -78,7 +80,7 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
         n_candidates = 0
         for column in range(n_columns):
             candidates[n_candidates] = column
-            n_candidates += (counts[row, column] > 0.0) | (mean[row, column] > 0.0)
+            n_candidates += (counts[row, column] > 0.0) | (mean[row, column] != 0.0)
         for place in range(n_candidates):
             column = candidates[place]
             # An observed count is open whatever is drawn.
@@ -95,7 +97,7 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
             n_open = 0
             for place in range(n_candidates):
                 open_places[n_open] = place
-                n_open += unit[place] >= bound[place]
+                n_open += not unit[place] < bound[place]  # NaN is open too
             n_missing = 0
             for i in range(n_open):
                 filled[i] = counts[row, candidates[open_places[i]]]
@@ -104,7 +106,7 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
             for i in missing[:n_missing]:
                 place = open_places[i]
                 m, r = mean[row, candidates[place]], dispersion[row, candidates[place]]
-                if m > MAX_MEAN:
+                if not (m <= MAX_MEAN and r > 0.0):
                     filled[i] = PENDING
                 else:
                     if not is_exact[place]:

@@ -154,7 +154,7 @@ def gamma_poisson_mixture(
     base_rate, counts, prob, bounds
         As in :func:`gamma_poisson_loss`.
     tiny
-        Added above and below the fraction bar: where nothing can have been lost the inverse dispersion is 1.
+        Added above and below the fraction bar: where nothing can have been lost the inverse dispersion of a mixture is 1.
     n_threads
         Threads to use.
     """
@@ -186,6 +186,12 @@ def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, bounds, ti
                     total[column] += deviation
                     squares[column] += deviation * deviation
                     excess[column] += m * m / (r + x)
+        if len(ratio) == 1:
+            for column in range(n_columns):
+                inverse_dispersion[row, column] = (
+                    _within(dispersion[0, row, column], of_dispersion) + counts[row, column]
+                )
+            continue
         for column in range(n_columns):
             deviation = share * total[column]
             variance = max(share * squares[column] - deviation * deviation, np.float32(0.0))

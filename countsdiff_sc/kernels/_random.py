@@ -14,6 +14,10 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 TO_UNIT = 2.0**-53
 
 
+# numba caches a loop by the file it stands in: after a change here, loops of other files are compiled anew only once their
+# caches (*.nbi in __pycache__) are deleted.
+
+
 @numba.njit(inline="always")
 def scrambled(state):
     """A random word from a counter."""

@@ -10,8 +10,8 @@ from ._threads import over_rows
 
 #: Counts up to this many molecules are thinned molecule by molecule; rarer larger ones by numpy's binomial.
 MAX_BY_MOLECULE = 64
-#: Stands in for a large count until it is thinned.
-_PENDING = -1.0
+#: Stands in for a count until a general sampler draws it.
+PENDING = -1.0
 
 
 def thin_counts(counts: np.ndarray, prob: np.ndarray, *, seed: int, n_threads: int = 1) -> np.ndarray:
@@ -66,7 +66,7 @@ def corrupt(
     Returns
     -------
     Thinned counts; what they have lost, NaN where unknown or kept in full; and the probability that was used for each entry:
-    each float32, shape ``(B, G)``. Also how many are not NaN, float32, shape ``(B,)``.
+    each float32, shape ``(B, G)``. Also how many of a cell's entries may have lost something, float32, shape ``(B,)``.
     """
     thinned, lost, prob = (np.empty(counts.shape, dtype=np.float32) for _ in range(3))
     n_targets = np.empty(len(counts), dtype=np.float32)
@@ -98,15 +98,15 @@ def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, s
     mask_seed = scrambled(seed + GAMMA)
     for row in range(first, last):
         start, kept, left = stream(mask_seed, row), exposure[row], survival_prob[row]
-        n_known_and_lost = 0
+        n_row_targets = 0
         fill_uniform(start, unit)
         for column in range(n_columns):
             p, x = kept if unit[column] < observed_prob[row, column] else left, counts[row, column]
             is_known = x == x  # all but NaN
             prob[row, column] = p if is_known else zero
             known_counts[column] = x if is_known else zero
-            n_known_and_lost += is_known & (p < one)
-        n_targets[row] = n_known_and_lost
+            n_row_targets += is_known & (p < one)
+        n_targets[row] = n_row_targets
         found_large |= _thin_row(known_counts, prob[row], stream(seed, row), occupied, thinned[row])
         for column in range(n_columns):
             # NaN stays NaN.
@@ -127,7 +127,7 @@ def _thin_row(counts, prob, state, occupied, thinned):
     for column in occupied[:n_occupied]:
         count = counts[column]
         if count > MAX_BY_MOLECULE:
-            thinned[column] = _PENDING
+            thinned[column] = PENDING
             found_large = True
             continue
         # A word below p * 2^53, of 53 bits, has probability p to within 2^-53; 0 and 1 are exact.
@@ -144,7 +144,7 @@ def _thin_pending(
     counts: np.ndarray, prob: np.ndarray, seed: int, thinned: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Thin the large counts, and return where they are."""
-    large = np.unravel_index(np.flatnonzero(thinned == _PENDING), counts.shape)
+    large = np.unravel_index(np.flatnonzero(thinned == PENDING), counts.shape)
     rng = np.random.default_rng(seed)
     thinned[large] = rng.binomial(counts[large].astype(np.int64), prob[large].astype(np.float64))
     return large

@@ -76,12 +76,22 @@ class CountDenoiser(nn.Module):
         expected = survival_prob @ (self.membership * self.mean_profile.unsqueeze(1))
         return (visible + self.depth_concentration) / (expected + self.depth_concentration)
 
-    def forward(self, *cells, **options) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x_t: Tensor,
+        survival_prob: Tensor,
+        t: Tensor,
+        conditions: Conditions,
+        *,
+        apart: bool = False,
+        genes: slice | Tensor = slice(None),
+    ) -> tuple[Tensor, Tensor]:
         """Mean (molecules) and inverse dispersion of the molecules lost, each ``(B, G)`` where all genes are asked for.
 
-        Takes what :meth:`read` takes.
+        Parameters are those of :meth:`read`; with ``apart`` the law is that of one network for each cell, else of their equal
+        mixture.
         """
-        return molecules_lost(self.read(*cells, **options))
+        return molecules_lost(self.read(x_t, survival_prob, t, conditions, apart=apart, genes=genes))
 
     def read(
         self,
@@ -93,7 +103,7 @@ class CountDenoiser(nn.Module):
         apart: bool = False,
         genes: slice | Tensor = slice(None),
     ) -> Readout:
-        """What the networks read out, by all of them together or by one for each cell.
+        """What the networks read out, which is what they are trained on.
 
         Parameters
         ----------
@@ -106,7 +116,8 @@ class CountDenoiser(nn.Module):
         conditions
             Labels and covariates of the cells.
         apart
-            Whether each network reads its share of the cells, the first ones for the first, or all read all of them.
+            Whether each network reads its share of the cells, the first ones for the first, so that there is one readout of
+            each cell (``E = 1``), or all read all of them.
         genes
             The genes that are predicted, in what is returned the only ones.
         """
@@ -119,7 +130,9 @@ class CountDenoiser(nn.Module):
             read = (_joined(share, len(x_t)).unsqueeze(0) for share in shares)
         else:
             read = self._read(*(tensor.unsqueeze(0) for tensor in inputs), genes)
-        return Readout(*read, *(tensor[:, genes] for tensor in (base_rate, x_t, survival_prob)))
+        about = (tensor[:, genes] for tensor in (base_rate, x_t, survival_prob))
+        # Formulas are computed in single precision at least, whatever the products are in.
+        return Readout(*(tensor.float() if tensor.itemsize < 4 else tensor for tensor in (*read, *about)))
 
     def _shares(self, cells: Tensor) -> Tensor:
         """Each network's share of the cells, ``(B, ...)`` to ``(E, B / E, ...)``; the first cells fill up the last share."""

@@ -1,4 +1,4 @@
-"""From what networks read out to the law of the molecules lost, and the loss of its mean."""
+"""From what networks read out to the law of the molecules lost, and what its mean and dispersion learn from."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from countsdiff_sc import kernels
 from countsdiff_sc.process import gamma_poisson_posterior
 from countsdiff_sc.process._compiled import arrays, compiles
-from countsdiff_sc.process._losses import RATE_FLOOR, negative_binomial_loss, weighted_bregman_loss
+from countsdiff_sc.process._guidance import RATE_FLOOR
+from countsdiff_sc.process._losses import negative_binomial_loss, weighted_bregman_loss
 
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
@@ -50,10 +52,7 @@ class Readout(NamedTuple):
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
-    """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it.
-
-    Each is learned by itself: the mean must not be bent to please the dispersion's likelihood, nor the reverse.
-    """
+    """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
     log_ratio, log_dispersion, *about = readout
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
         inputs, n_threads = [*_exponentials(log_ratio, log_dispersion), *arrays(*about)], torch.get_num_threads()
@@ -67,7 +66,7 @@ def _lost_by_one(
 ) -> tuple[Tensor, Tensor]:
     rate = base_rate * log_ratio.clamp(*LOG_RATIO_RANGE).exp()
     dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
-    return gamma_poisson_posterior(rate, dispersion.detach(), x_t, survival_prob)[0], dispersion + x_t
+    return gamma_poisson_posterior(rate, dispersion, x_t, survival_prob)
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -89,13 +88,17 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
     return mean, (mean.square() + TINY) / (excess + TINY)
 
 
+# Mean and dispersion are learned each by itself: the mean must not be bent to please the dispersion's likelihood, nor the
+# reverse. Both losses are those of a single network (``E = 1``).
+
+
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
-    """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean that a single network (``E = 1``) has."""
+    """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean, which the log-ratio learns from."""
+    readout = readout._replace(log_dispersion=readout.log_dispersion.detach())
     # Not by an index, whose gradient is a copy.
-    log_ratio, log_dispersion = readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0).detach()
-    inputs = (log_ratio, log_dispersion, *readout[2:], n_deaths)
+    inputs = (readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0), *readout[2:], n_deaths)
     if compiles(*inputs):
-        return _MeanLoss.apply(*inputs, weight)
+        return _MeanLoss.apply(*inputs, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
     return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight)
 
 
@@ -105,7 +108,7 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, *others: Tensor) -> Tensor:
         *matrices, weight = arrays(*others)
-        inputs = (*_exponentials(log_ratio, log_dispersion), *matrices, weight.astype(np.float32).ravel())
+        inputs = (*_exponentials(log_ratio, log_dispersion), *matrices, weight.ravel())
         total, gradient = kernels.gamma_poisson_loss(
             *inputs, bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
         )
@@ -113,6 +116,7 @@ class _MeanLoss(torch.autograd.Function):
         return log_ratio.new_tensor(total)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (by_log_ratio,) = ctx.saved_tensors
         # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
@@ -120,8 +124,9 @@ class _MeanLoss(torch.autograd.Function):
 
 
 def dispersion_loss(readout: Readout, n_deaths: Tensor) -> Tensor:
-    """:func:`~countsdiff_sc.process._losses.negative_binomial_loss` of a single network (``E = 1``), learned by the dispersion only."""
-    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0).detach(), *readout[2:], n_deaths)
+    """:func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from."""
+    readout = readout._replace(log_ratio=readout.log_ratio.detach())
+    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout[2:], n_deaths)
     if compiles(*inputs):
         return _DispersionLoss.apply(*inputs)
     mean, dispersion = molecules_lost(readout)
@@ -143,11 +148,14 @@ class _DispersionLoss(torch.autograd.Function):
         return log_dispersion.new_tensor(total)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.saved_tensors[0], *[None] * 5
 
 
 def _exponentials(*tensors: Tensor) -> list[np.ndarray]:
-    """By numpy, whose exponential of single-precision numbers takes half the time of torch's; infinity is held within bounds."""
-    with np.errstate(over="ignore"):
+    """Exponentials, of which infinity is held within bounds later."""
+    if torch.get_num_threads() > 1:
+        return arrays(*(tensor.detach().exp() for tensor in tensors))
+    with np.errstate(over="ignore"):  # numpy's takes half the time of torch's, but has one thread only
         return [np.exp(array) for array in arrays(*tensors)]

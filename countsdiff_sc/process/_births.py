@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -36,10 +36,8 @@ def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, genera
 
 def filled_by_draws(
     x: Tensor, mean: Tensor, dispersion: Tensor, n_draws: int, generator: torch.Generator | None
-) -> list[sparse.csr_matrix]:
-    """Counts with negative binomial draws beside them, ``n_draws`` times, as CSR of integers.
-
-    As :func:`negative_binomial_births` and a sum, for matrices of which a compiled loop can make sparse ones at once.
+) -> Iterator[Tensor | sparse.csr_matrix]:
+    """Counts with draws of :func:`negative_binomial_births` beside them, ``n_draws`` times.
 
     Parameters
     ----------
@@ -50,19 +48,48 @@ def filled_by_draws(
     n_draws
         Number of matrices.
     generator
-        Source of randomness on the CPU.
+        Source of randomness on the device of ``x``.
+
+    Yields
+    ------
+    Tensors, or CSR of integers where a compiled loop makes them at once.
+
+    Raises
+    ------
+    ValueError
+        In the latter case, where a law is not finite.
     """
+    if not compiles(x, mean, dispersion):
+        yield from (x + negative_binomial_births(mean, dispersion, generator) for _ in range(n_draws))
+        return
     seeds = np.array([drawn_seed(generator) for _ in range(n_draws)], dtype=np.uint64)
-    matrices = kernels.fill_with_draws(*arrays(x, mean, dispersion), seeds=seeds, n_threads=torch.get_num_threads())
-    for matrix in matrices:
+    inputs, n_threads = arrays(x, mean, dispersion), torch.get_num_threads()
+    for seed, matrix in zip(seeds, kernels.fill_with_draws(*inputs, seeds=seeds, n_threads=n_threads), strict=True):
         pending = np.flatnonzero(matrix.data == kernels.PENDING)
         if len(pending):
-            rows = np.searchsorted(matrix.indptr, pending, side="right") - 1
-            large = torch.from_numpy(rows), torch.from_numpy(matrix.indices[pending])
-            matrix.data[pending] = _gamma_poisson(mean[large], dispersion[large], generator).numpy()
+            rows, columns = np.searchsorted(matrix.indptr, pending, side="right") - 1, matrix.indices[pending]
+            own = torch.Generator().manual_seed(
+                int(seed)
+            )  # or the next matrix would depend on whether there is this one
+            matrix.data[pending] = _gamma_poisson(*_finite(mean, dispersion, rows, columns), own).numpy()
             matrix.eliminate_zeros()
         matrix.data = matrix.data.astype(kernels.smallest_type(matrix.data.max(initial=0)))
-    return matrices
+        yield matrix
+
+
+def _finite(mean: Tensor, dispersion: Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and inverse dispersion of some entries."""
+    laws = mean[rows, columns], dispersion[rows, columns]
+    is_wrong = ~(torch.isfinite(laws[0]) & torch.isfinite(laws[1]))
+    if is_wrong.any():
+        first = int(is_wrong.nonzero()[0])
+        msg = (
+            f"{int(is_wrong.sum())} predicted laws are not finite, the first with mean {float(laws[0][first])} and inverse "
+            f"dispersion {float(laws[1][first])}, at cell {rows[first]} of a block and gene {columns[first]}. Counts can be drawn from "
+            "finite laws only. Lower guidance_scale if it is far above 1, or train the model again if its loss is NaN."
+        )
+        raise ValueError(msg)
+    return laws
 
 
 def _gamma_poisson(mean: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:

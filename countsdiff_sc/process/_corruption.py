@@ -48,7 +48,6 @@ def corrupt(
         return *matrices, n_targets.unsqueeze(1)
     observed = torch.rand(x_0.shape, generator=generator, device=x_0.device) < observed_prob
     known, x_0 = x_0 == x_0, torch.nan_to_num(x_0)
-    # Products and interpolations by 0 and 1 rather than `where`, which is many times slower on a CPU.
     prob = known * torch.lerp(survival_prob, exposure, observed.to(x_0.dtype))
     x_t, is_target = thin(x_0, prob, generator=generator), known & (prob < 1.0)
     return x_t, (x_0 - x_t).masked_fill(~is_target, torch.nan), prob, is_target.sum(1, keepdim=True).to(x_0.dtype)

@@ -29,13 +29,14 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
 def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, weight: Tensor) -> Tensor:
     """Sum of ``weight`` times :func:`bregman_loss` over the entries of which ``n_deaths`` is not NaN.
 
-    ``weight`` is one number per cell, ``(B, 1)``; the others are of shape ``(B, G)``.
+    ``weight`` is one number per cell, ``(B, 1)``, or one for all; the others are of shape ``(B, G)``.
     """
-    counted, n_deaths = _counted(n_deaths)
-    return (weight * counted * bregman_loss(n_deaths, expected_births)).sum()
+    weight = weight.to(n_deaths.dtype).expand(len(n_deaths), 1)
+    mask, n_deaths = _mask_and_counts(n_deaths)
+    return (weight * mask * bregman_loss(n_deaths, expected_births)).sum()
 
 
-def _counted(n_deaths: Tensor) -> tuple[Tensor, Tensor]:
+def _mask_and_counts(n_deaths: Tensor) -> tuple[Tensor, Tensor]:
     """1 for entries that are not NaN and 0 for others, and the entries with 0 for NaN."""
     return (n_deaths == n_deaths).to(n_deaths.dtype), n_deaths.nan_to_num()
 
@@ -79,8 +80,8 @@ def negative_binomial_loss(n_deaths: Tensor, expected_births: Tensor, dispersion
         inputs, n_threads = arrays(n_deaths, expected_births, dispersion), torch.get_num_threads()
         total, _ = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
         return n_deaths.new_tensor(total)
-    counted, n_deaths = _counted(n_deaths)
-    return (counted * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum()
+    mask, n_deaths = _mask_and_counts(n_deaths)
+    return (mask * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum()
 
 
 #: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.

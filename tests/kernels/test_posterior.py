@@ -79,7 +79,8 @@ def test_mean_loss_and_its_gradient(entries, factor, spread):
     # The gradient is a difference of the mean and the count, which may cancel.
     size = 1.0 + molecules_lost(Readout(double.detach(), *about))[0]
     torch.testing.assert_close((single.grad / size)[inside], (double.grad / size)[inside], check_dtype=False, **CLOSE)
-    assert not single.grad[~inside].any()  # at a bound itself either one-sided derivative would do
+    beyond = (log_ratio < LOG_RATIO_RANGE[0]) | (log_ratio > LOG_RATIO_RANGE[1])
+    assert not single.grad[beyond].any()  # at a bound itself either one-sided derivative would do
     assert not single.grad[0][n_deaths.isnan()].any()
 
 
@@ -91,9 +92,8 @@ def test_mixture(entries, n_members):
     inputs = (log_ratio, log_dispersion, rate, counts, prob)
     with torch.no_grad():
         found, exact = molecules_lost(Readout(*inputs)), molecules_lost(Readout(*plain(*inputs)))
-    uncertain = prob < 1.0  # where nothing is lost any dispersion is right
-    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found[1].double()[uncertain], exact[1][uncertain], rtol=1e-4, atol=1e-6)
+    for single, double in zip(found, exact, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [0.7, 30.0])
@@ -114,7 +114,9 @@ def test_dispersion_loss_and_its_gradient(entries, depth):
     low, high = LOG_DISPERSION_RANGE
     inside = (log_dispersion > low) & (log_dispersion < high)
     torch.testing.assert_close(single.grad.double()[inside], double.grad[inside], rtol=1e-4, atol=1e-5)
-    assert not single.grad[~inside].any()  # at a bound itself either one-sided derivative would do
+    assert not single.grad[
+        (log_dispersion < low) | (log_dispersion > high)
+    ].any()  # at a bound either derivative would do
 
 
 def test_loss_of_counts_is_the_sum_of_logarithms(entries):
@@ -134,5 +136,34 @@ def test_nan_does_not_pass_for_a_bound(entries):
     with torch.no_grad():
         found, _ = molecules_lost(Readout(log_ratio, log_dispersion, rate, counts, prob))
     assert found.isnan().nonzero().tolist() == [[5, 7], [6, 8]]
-    readout = Readout(log_ratio[:1], log_dispersion[:1], rate, counts, prob)
-    assert mean_loss(readout, counts, torch.ones(len(counts), 1)).isnan()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("which", ["log_ratio", "log_dispersion"])
+def test_a_loss_of_nan_is_nan(entries, which, n_threads):
+    counts, prob, rate, _ = entries
+    readout = Readout(logarithms(6, (1, *SHAPE)), logarithms(7, (1, *SHAPE)), rate, counts, 0.5 * prob)
+    getattr(readout, which)[0, 5, 7] = torch.nan
+    readout.log_ratio.requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        loss = mean_loss(readout, counts, torch.ones(len(counts), 1))
+        assert dispersion_loss(readout, counts).isnan()
+    finally:
+        torch.set_num_threads(before)
+    assert loss.isnan()
+    loss.backward()
+    assert readout.log_ratio.grad[0, 5, 7].isnan() == (which == "log_dispersion")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weight_for_all_cells_is_one_for_each(entries, dtype):
+    counts, prob, rate, _ = (tensor.to(dtype) for tensor in entries)
+    readout = Readout(logarithms(6, (1, *SHAPE)).to(dtype), logarithms(7, (1, *SHAPE)).to(dtype), rate, counts, prob)
+    of_one, of_each = (
+        mean_loss(readout, counts, weight) for weight in (torch.tensor(2.5), torch.full((len(prob), 1), 2.5))
+    )
+    assert of_one == of_each
+    with pytest.raises(RuntimeError, match="expand"):
+        mean_loss(readout, counts, prob)

@@ -43,7 +43,7 @@ def inputs(seed=0):
 DRAWS = {
     "uniform": lambda seed, n: uniform(SHAPE, seed=seed, n_threads=n),
     "thin_counts": lambda seed, n: thin_counts(*inputs(), seed=seed, n_threads=n),
-    "corrupt": lambda seed, n: corrupt(*masked_inputs(), seed=seed, n_threads=n)[0],
+    "corrupt": lambda seed, n: np.column_stack(corrupt(*masked_inputs(), seed=seed, n_threads=n)),
     "negative_binomial": lambda seed, n: draw_negative_binomial(*law_inputs(), seed=seed, n_threads=n)[0],
     "dropout": lambda seed, n: freeman_tukey(
         *inputs(), np.ones(SHAPE, np.float32), dropout=0.3, seed=seed, n_threads=n
