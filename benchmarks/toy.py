@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("toy.csv"), help="all scores and losses, in long form")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(10))
     parser.add_argument("--training-steps", type=int, default=N_TRAINING_STEPS)
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=SAMPLING_STEPS)
     arguments = parser.parse_args()
