@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ _BOUNDS = tuple(
 TINY = 1e-30
 
 
-class Readout(NamedTuple):
+@dataclass(frozen=True)
+class Readout:
     """What ``E`` networks read out about the same cells, and the tensors that it is about.
 
     Parameters
@@ -45,15 +46,25 @@ class Readout(NamedTuple):
     x_t: Tensor
     survival_prob: Tensor
 
+    @property
+    def read(self) -> tuple[Tensor, Tensor]:
+        """What was read out."""
+        return self.log_ratio, self.log_dispersion
+
+    @property
+    def about(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What it is about."""
+        return self.base_rate, self.x_t, self.survival_prob
+
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
-        read, about = (tensor[:, cells] for tensor in self[:2]), (tensor[cells] for tensor in self[2:])
+        read, about = (tensor[:, cells] for tensor in self.read), (tensor[cells] for tensor in self.about)
         return Readout(*(tensor.contiguous() for tensor in (*read, *about)))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
     """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
-    log_ratio, log_dispersion, *about = readout
+    (log_ratio, log_dispersion), about = readout.read, readout.about
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
         inputs, n_threads = [*_exponentials(log_ratio, log_dispersion), *arrays(*about)], torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
@@ -94,9 +105,9 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
     """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean, which the log-ratio learns from."""
-    readout = readout._replace(log_dispersion=readout.log_dispersion.detach())
+    readout = replace(readout, log_dispersion=readout.log_dispersion.detach())
     # Not by an index, whose gradient is a copy.
-    inputs = (readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0), *readout[2:], n_deaths)
+    inputs = (readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
         return _MeanLoss.apply(*inputs, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
     return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight)
@@ -125,8 +136,8 @@ class _MeanLoss(torch.autograd.Function):
 
 def dispersion_loss(readout: Readout, n_deaths: Tensor) -> Tensor:
     """:func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from."""
-    readout = readout._replace(log_ratio=readout.log_ratio.detach())
-    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout[2:], n_deaths)
+    readout = replace(readout, log_ratio=readout.log_ratio.detach())
+    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
         return _DispersionLoss.apply(*inputs)
     mean, dispersion = molecules_lost(readout)
