@@ -111,8 +111,9 @@ def impute_zeros(
     if request.is_closed_form:
         mean, dispersion = torch.empty_like(x), torch.empty_like(x)
         for fold in hidden:
-            genes = fold[0].nonzero().squeeze(1)
-            mean[:, genes], dispersion[:, genes] = _predictive_law(module, x * ~fold, ~fold, conditions, request, genes)
+            genes, visible = fold[0].nonzero().squeeze(1), ~fold
+            law = _predictive_law(module, x * visible, visible, conditions, request, genes)
+            mean[:, genes], dispersion[:, genes] = law
         mean.masked_fill_(x != 0, 0.0)
         return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
     samplers = [_sampler(module, x, ~fold, conditions, request, generator) for fold in hidden]

@@ -4,7 +4,6 @@ from ._csr import dense_to_csr, smallest_type
 from ._filling import fill_with_draws
 from ._negative_binomial import MAX_MEAN, draw_negative_binomial, negative_binomial_nll
 from ._posterior import freeman_tukey, gamma_poisson_loss, gamma_poisson_mixture
-from ._random import uniform
 from ._ranks import group_correlations
 from ._thinning import PENDING, corrupt, thin_counts
 
@@ -22,5 +21,4 @@ __all__ = [
     "negative_binomial_nll",
     "smallest_type",
     "thin_counts",
-    "uniform",
 ]

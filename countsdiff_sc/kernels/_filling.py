@@ -45,24 +45,24 @@ def fill_with_draws(
 
 def _matrix_of(draw: int, slices: list[tuple[np.ndarray, ...]], shape: tuple[int, int]) -> sparse.csr_matrix:
     """One of the matrices, of what was stored row by row for all of them."""
-    n_stored = np.concatenate([ends[:, draw + 1] - ends[:, draw] for _, _, ends in slices])
-    indptr = np.concatenate([[0], np.cumsum(n_stored)])
+    lengths = [ends[:, draw + 1] - ends[:, draw] for _, _, ends in slices]
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     indices, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=np.float32)
-    first = 0
+    stored = 0
     for all_indices, all_values, ends in slices:
-        _gather(draw, all_indices, all_values, ends, first, indices, values)
-        first += int((ends[:, draw + 1] - ends[:, draw]).sum())
+        stored = _gather(draw, all_indices, all_values, ends, stored, indices, values)
     return sparse.csr_matrix((values, indices, indptr), shape=shape)
 
 
 @numba.njit(cache=True, nogil=True)
 def _gather(draw, all_indices, all_values, ends, stored, indices, values):
-    """Copy what belongs to a draw, from ``stored`` on."""
+    """Copy what belongs to a draw, from ``stored`` on; return where it ends."""
     for row in range(len(ends)):
         for position in range(ends[row, draw], ends[row, draw + 1]):
             indices[stored] = all_indices[position]
             values[stored] = all_values[position]
             stored += 1
+    return stored
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -108,10 +108,10 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
                 m, r = mean[row, candidates[place]], dispersion[row, candidates[place]]
                 if not (m <= MAX_MEAN and r > 0.0):
                     filled[i] = PENDING
-                else:
-                    if not is_exact[place]:
-                        bound[place], is_exact[place] = zero_probability(m, r), True
-                    filled[i] = quantile(unit[place], m, r, bound[place])
+                    continue
+                if not is_exact[place]:
+                    bound[place], is_exact[place] = zero_probability(m, r), True
+                filled[i] = quantile(unit[place], m, r, bound[place])
             for i in range(n_open):
                 indices[stored], values[stored] = candidates[open_places[i]], filled[i]
                 stored += filled[i] != 0.0  # else the next one is put in its place

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ._threads import over_rows
-
 # SplitMix64 (Steele et al. 2014): a counter that is stepped by GAMMA and scrambled.
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -30,29 +28,6 @@ def scrambled(state):
 def stream(seed, row):
     """Counter at which the words of a row start: far from those of other rows and seeds but by a rare chance."""
     return scrambled(seed ^ scrambled(np.uint64(row) * GAMMA))
-
-
-def uniform(shape: tuple[int, int], *, seed: int, n_threads: int = 1) -> np.ndarray:
-    """Uniform numbers in [0, 1), float32, as :func:`torch.rand` draws them with one thread.
-
-    Parameters
-    ----------
-    shape
-        Rows and columns.
-    seed
-        Seed, at least 0; the same seed gives the same numbers whatever ``n_threads``.
-    n_threads
-        Threads to use.
-    """
-    numbers = np.empty(shape, dtype=np.float32)
-    over_rows(_fill_rows, shape, n_threads, np.uint64(seed), numbers)
-    return numbers
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill_rows(first, last, seed, numbers):
-    for row in range(first, last):
-        fill_uniform(stream(seed, row), numbers[row])
 
 
 @numba.njit(inline="always")

@@ -47,24 +47,20 @@ class Readout:
     survival_prob: Tensor
 
     @property
-    def read(self) -> tuple[Tensor, Tensor]:
-        """What was read out."""
-        return self.log_ratio, self.log_dispersion
-
-    @property
     def about(self) -> tuple[Tensor, Tensor, Tensor]:
         """What it is about."""
         return self.base_rate, self.x_t, self.survival_prob
 
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
-        read, about = (tensor[:, cells] for tensor in self.read), (tensor[cells] for tensor in self.about)
+        read = (tensor[:, cells] for tensor in (self.log_ratio, self.log_dispersion))
+        about = (tensor[cells] for tensor in self.about)
         return Readout(*(tensor.contiguous() for tensor in (*read, *about)))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
     """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
-    (log_ratio, log_dispersion), about = readout.read, readout.about
+    log_ratio, log_dispersion, about = readout.log_ratio, readout.log_dispersion, readout.about
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
         inputs, n_threads = [*_exponentials(log_ratio, log_dispersion), *arrays(*about)], torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)

@@ -68,9 +68,8 @@ def filled_by_draws(
         pending = np.flatnonzero(matrix.data == kernels.PENDING)
         if len(pending):
             rows, columns = np.searchsorted(matrix.indptr, pending, side="right") - 1, matrix.indices[pending]
-            own = torch.Generator().manual_seed(
-                int(seed)
-            )  # or the next matrix would depend on whether there is this one
+            # A generator of its own, or a matrix would depend on how many there are.
+            own = torch.Generator().manual_seed(int(seed))
             matrix.data[pending] = _gamma_poisson(*_finite(mean, dispersion, rows, columns), own).numpy()
             matrix.eliminate_zeros()
         matrix.data = matrix.data.astype(kernels.smallest_type(matrix.data.max(initial=0)))
