@@ -108,7 +108,7 @@ def negative_binomial_nll(
 ) -> tuple[float, np.ndarray]:
     r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over entries that are not NaN, and its gradient by :math:`r`.
 
-    :math:`-\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!} + (r + x) \log(1 + m / r) + x \log(r / m)`, of which a zero leaves
+    :math:`-\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!} + r \log(1 + m / r) + x \log(1 + r / m)`, of which a zero leaves
     :math:`r \log(1 + m / r)`. The gradient is :math:`\log(1 + m / r) + (x - m) / (r + m) - \sum_{k < x} 1 / (r + k)`.
 
     Parameters
@@ -122,29 +122,35 @@ def negative_binomial_nll(
         Threads to use.
     """
     gradient = np.empty(counts.shape, dtype=np.float32)
-    mean = np.maximum(mean, floor, dtype=np.float64)
+    mean = np.maximum(mean, np.float32(floor))
     log_excess = np.log1p(mean / dispersion)  # by vectors, as a compiled loop cannot take them
     arguments = (counts, mean, dispersion, log_excess, gradient)
     return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+# The order of a sum is left to the compiler, so that rows are added up as vectors.
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
 def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient):
-    total = 0.0
+    total, zero, n_columns = 0.0, np.float32(0.0), counts.shape[1]
+    occupied = np.empty(n_columns, dtype=np.int64)
     for row in range(first, last):
-        for column in range(counts.shape[1]):
-            x = counts[row, column]
-            gradient[row, column] = 0.0
-            if x == x:  # all but NaN
-                m, r = mean[row, column], np.float64(dispersion[row, column])
-                excess = log_excess[row, column]
-                nll, by_r = r * excess, excess + (x - m) / (r + m)
-                if x > 0.0:
-                    log_coefficient, harmonic = _coefficient(r, x)
-                    nll += x * (excess + math.log(r / m)) - log_coefficient
-                    by_r -= harmonic
-                total += nll
-                gradient[row, column] = by_r
+        of_zeros, n_occupied = zero, 0
+        for column in range(n_columns):
+            x, m, r = counts[row, column], mean[row, column], dispersion[row, column]
+            excess, counted = log_excess[row, column], x == x  # all but NaN
+            of_zeros += r * excess if counted else zero
+            gradient[row, column] = excess + (x - m) / (r + m) if counted else zero
+        # Without a branch, as in thinning.
+        for column in range(n_columns):
+            occupied[n_occupied] = column
+            n_occupied += counts[row, column] > zero
+        of_molecules = 0.0
+        for column in occupied[:n_occupied]:
+            x, m, r = counts[row, column], mean[row, column], np.float64(dispersion[row, column])
+            log_coefficient, harmonic = _coefficient(r, x)
+            of_molecules += x * math.log1p(r / m) - log_coefficient
+            gradient[row, column] -= harmonic
+        total += of_zeros + of_molecules
     return total
 
 

@@ -7,10 +7,11 @@ import math
 import numba
 import numpy as np
 
+from ._exponential import exponential
 from ._random import fill_uniform, stream
 from ._threads import over_rows
 
-#: Least and largest ratio, and inverse dispersion; float32, or loops compute in double precision.
+#: Least and largest log-ratio, and log inverse dispersion; float32, or loops compute in double precision.
 Bounds = tuple[tuple[np.float32, np.float32], tuple[np.float32, np.float32]]
 
 
@@ -60,8 +61,8 @@ def _within(value, bounds):
 
 
 def gamma_poisson_loss(
-    ratio: np.ndarray,
-    dispersion: np.ndarray,
+    log_ratio: np.ndarray,
+    log_dispersion: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
@@ -74,45 +75,45 @@ def gamma_poisson_loss(
 ) -> tuple[float, np.ndarray]:
     r"""Sum of :math:`w (\hat y - y \log \hat y)` for means :math:`\hat y = (1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
 
-    Also its gradient by :math:`\log \mu`, which is :math:`w (\hat y - y)\, r / (r + p \mu)`, and 0 where the ratio is at or beyond
-    its bounds, or NaN. A logarithm is taken only where something was lost.
+    Also its gradient by :math:`\log \mu`, which is :math:`w (\hat y - y)\, r / (r + p \mu)`, and 0 where the log-ratio is at or
+    beyond its bounds, or NaN. A logarithm is taken only where something was lost.
 
     Parameters
     ----------
-    ratio, dispersion, base_rate, counts, prob
-        Rate :math:`\mu` over ``base_rate``, inverse dispersion :math:`r`, that rate, visible counts :math:`x` and survival
-        probability :math:`p`; float32, shape ``(B, G)``.
+    log_ratio, log_dispersion, base_rate, counts, prob
+        Logarithms of the rate :math:`\mu` over ``base_rate`` and of the inverse dispersion :math:`r`, that rate, visible counts
+        :math:`x` and survival probability :math:`p`; float32, shape ``(B, G)``.
     lost
         Molecules lost :math:`y`, NaN for entries that do not count; float32, shape ``(B, G)``.
     weight
         :math:`w`, float32, shape ``(B,)``.
     bounds
-        What ratio and dispersion are held within.
+        What the two logarithms are held within.
     floor
         Least :math:`\hat y` of which a logarithm is taken.
     n_threads
         Threads to use.
     """
-    gradient = np.empty(ratio.shape, dtype=np.float32)
-    matrices = (ratio, dispersion, base_rate, counts, prob, lost)
-    totals = over_rows(_loss, ratio.shape, n_threads, *matrices, weight, bounds, np.float32(floor), gradient)
+    gradient = np.empty(counts.shape, dtype=np.float32)
+    matrices = (log_ratio, log_dispersion, base_rate, counts, prob, lost)
+    totals = over_rows(_loss, counts.shape, n_threads, *matrices, weight, bounds, np.float32(floor), gradient)
     return math.fsum(totals), gradient
 
 
 # The order of a sum is left to the compiler, so that rows are added up as vectors.
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _loss(first, last, ratio, dispersion, base_rate, counts, prob, lost, weight, bounds, floor, gradient):
+def _loss(first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost, weight, bounds, floor, gradient):
     total, zero, one = 0.0, np.float32(0.0), np.float32(1.0)
     of_ratio, of_dispersion = bounds
     low, high = of_ratio
-    n_columns = ratio.shape[1]
+    n_columns = counts.shape[1]
     mean, occupied = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.int64)
     for row in range(first, last):
         births, logs, n_occupied = zero, zero, 0
         for column in range(n_columns):
-            k, p, y = ratio[row, column], prob[row, column], lost[row, column]
-            r = _within(dispersion[row, column], of_dispersion)
-            mu = _within(k, of_ratio) * base_rate[row, column]
+            k, p, y = log_ratio[row, column], prob[row, column], lost[row, column]
+            r = exponential(_within(log_dispersion[row, column], of_dispersion))
+            mu = exponential(_within(k, of_ratio)) * base_rate[row, column]
             per_rate = one / (r + p * mu)
             m = (one - p) * (r + counts[row, column]) * mu * per_rate
             counted = y == y  # all but NaN
@@ -132,8 +133,8 @@ def _loss(first, last, ratio, dispersion, base_rate, counts, prob, lost, weight,
 
 
 def gamma_poisson_mixture(
-    ratio: np.ndarray,
-    dispersion: np.ndarray,
+    log_ratio: np.ndarray,
+    log_dispersion: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
@@ -149,8 +150,9 @@ def gamma_poisson_mixture(
 
     Parameters
     ----------
-    ratio, dispersion
-        Rates over ``base_rate``, and inverse dispersions :math:`r_k`; float32, shape ``(E, B, G)``.
+    log_ratio, log_dispersion
+        Logarithms of rates :math:`\mu_k` over ``base_rate``, and of inverse dispersions :math:`r_k`; float32, shape
+        ``(E, B, G)``.
     base_rate, counts, prob, bounds
         As in :func:`gamma_poisson_loss`.
     tiny
@@ -159,25 +161,27 @@ def gamma_poisson_mixture(
         Threads to use.
     """
     mean, inverse_dispersion = (np.empty(counts.shape, dtype=np.float32) for _ in range(2))
-    arguments = (ratio, dispersion, base_rate, counts, prob, bounds, np.float32(tiny), mean, inverse_dispersion)
+    arguments = (log_ratio, log_dispersion, base_rate, counts, prob, bounds, np.float32(tiny), mean, inverse_dispersion)
     over_rows(_mixture, counts.shape, n_threads, *arguments)
     return mean, inverse_dispersion
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion):
-    one, share = np.float32(1.0), np.float32(1.0 / len(ratio))
+def _mixture(first, last, log_ratio, log_dispersion, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion):
+    one, share = np.float32(1.0), np.float32(1.0 / len(log_ratio))
     of_ratio, of_dispersion = bounds
     n_columns = counts.shape[1]
-    total, squares, excess = np.empty((3, n_columns), dtype=np.float32)
+    rate, dispersion, total, squares, excess = np.empty((5, n_columns), dtype=np.float32)
     for row in range(first, last):
         # Deviations from the first mean, so that a small variance is not the difference of large numbers.
         shift = mean[row]
-        for member in range(len(ratio)):
+        for member in range(len(log_ratio)):
+            # By themselves, or the compiler takes one number at a time.
             for column in range(n_columns):
-                p, x = prob[row, column], counts[row, column]
-                mu = _within(ratio[member, row, column], of_ratio) * base_rate[row, column]
-                r = _within(dispersion[member, row, column], of_dispersion)
+                rate[column] = exponential(_within(log_ratio[member, row, column], of_ratio)) * base_rate[row, column]
+                dispersion[column] = exponential(_within(log_dispersion[member, row, column], of_dispersion))
+            for column in range(n_columns):
+                p, x, mu, r = prob[row, column], counts[row, column], rate[column], dispersion[column]
                 m = (one - p) * (r + x) * mu / (r + p * mu)
                 if member == 0:
                     shift[column], total[column], squares[column], excess[column] = m, 0.0, 0.0, m * m / (r + x)
@@ -186,11 +190,9 @@ def _mixture(first, last, ratio, dispersion, base_rate, counts, prob, bounds, ti
                     total[column] += deviation
                     squares[column] += deviation * deviation
                     excess[column] += m * m / (r + x)
-        if len(ratio) == 1:
+        if len(log_ratio) == 1:
             for column in range(n_columns):
-                inverse_dispersion[row, column] = (
-                    _within(dispersion[0, row, column], of_dispersion) + counts[row, column]
-                )
+                inverse_dispersion[row, column] = dispersion[column] + counts[row, column]
             continue
         for column in range(n_columns):
             deviation = share * total[column]

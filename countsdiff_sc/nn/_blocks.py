@@ -35,7 +35,8 @@ class ModulatedBlock(nn.Module):
         self.dropout = dropout
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = MemberLinear(n_members, width, 3 * width, bias=False)
-        self.attention_out = MemberLinear(n_members, width, width, bias=False)
+        # Values of a single head are linear in the tokens already, and need no second map.
+        self.attention_out = MemberLinear(n_members, width, width, bias=False) if n_heads > 1 else nn.Identity()
         self.mlp_in = MemberLinear(n_members, width, 4 * width, bias=False)
         self.mlp_out = MemberLinear(n_members, 4 * width, width, bias=False)
         # Zero, so that training starts from plain pre-norm blocks.

@@ -19,9 +19,7 @@ from countsdiff_sc.process._losses import negative_binomial_loss, weighted_bregm
 #: The learned log-ratio to the depth-scaled mean profile, and the log inverse dispersion, are held within these.
 LOG_RATIO_RANGE = (-8.0, 8.0)
 LOG_DISPERSION_RANGE = (-5.0, 8.0)
-_BOUNDS = tuple(
-    (np.exp(np.float32(low)), np.exp(np.float32(high))) for low, high in (LOG_RATIO_RANGE, LOG_DISPERSION_RANGE)
-)
+_BOUNDS = tuple((np.float32(low), np.float32(high)) for low, high in (LOG_RATIO_RANGE, LOG_DISPERSION_RANGE))
 #: Least divisor.
 TINY = 1e-30
 
@@ -62,7 +60,7 @@ def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
     """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
     log_ratio, log_dispersion, about = readout.log_ratio, readout.log_dispersion, readout.about
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
-        inputs, n_threads = [*_exponentials(log_ratio, log_dispersion), *arrays(*about)], torch.get_num_threads()
+        inputs, n_threads = arrays(log_ratio, log_dispersion, *about), torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
         return tuple(map(torch.from_numpy, found))
     return mixture_moments([_lost_by_one(*read, *about) for read in zip(log_ratio, log_dispersion, strict=True)])
@@ -113,11 +111,10 @@ class _MeanLoss(torch.autograd.Function):
     """Value, and gradient by the log-ratio, in one pass."""
 
     @staticmethod
-    def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, *others: Tensor) -> Tensor:
-        *matrices, weight = arrays(*others)
-        inputs = (*_exponentials(log_ratio, log_dispersion), *matrices, weight.ravel())
+    def forward(ctx, log_ratio: Tensor, *others: Tensor) -> Tensor:
+        *matrices, weight = arrays(log_ratio, *others)
         total, gradient = kernels.gamma_poisson_loss(
-            *inputs, bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
+            *matrices, weight.ravel(), bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
         )
         ctx.save_for_backward(torch.from_numpy(gradient))
         return log_ratio.new_tensor(total)
@@ -144,25 +141,19 @@ class _DispersionLoss(torch.autograd.Function):
     """Value, and gradient by the logarithm of the inverse dispersion."""
 
     @staticmethod
-    def forward(ctx, log_dispersion: Tensor, log_ratio: Tensor, *others: Tensor) -> Tensor:
-        *about, n_deaths = arrays(*others)
-        ratio, own = _exponentials(log_ratio, log_dispersion)
+    def forward(ctx, log_dispersion: Tensor, *others: Tensor) -> Tensor:
+        log_own, log_ratio, *about, n_deaths = arrays(log_dispersion, *others)
         options = {"n_threads": torch.get_num_threads()}
-        law = kernels.gamma_poisson_mixture(ratio[None], own[None], *about, bounds=_BOUNDS, tiny=TINY, **options)
+        law = kernels.gamma_poisson_mixture(
+            log_ratio[None], log_own[None], *about, bounds=_BOUNDS, tiny=TINY, **options
+        )
         total, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
         low, high = _BOUNDS[1]
-        ctx.save_for_backward(torch.from_numpy(by_dispersion * np.where((own > low) & (own < high), own, 0.0)))
+        own = np.where((log_own > low) & (log_own < high), np.exp(np.minimum(log_own, high)), np.float32(0.0))
+        ctx.save_for_backward(torch.from_numpy(by_dispersion * own))
         return log_dispersion.new_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.saved_tensors[0], *[None] * 5
-
-
-def _exponentials(*tensors: Tensor) -> list[np.ndarray]:
-    """Exponentials, of which infinity is held within bounds later."""
-    if torch.get_num_threads() > 1:
-        return arrays(*(tensor.detach().exp() for tensor in tensors))
-    with np.errstate(over="ignore"):  # numpy's takes half the time of torch's, but has one thread only
-        return [np.exp(array) for array in arrays(*tensors)]

@@ -17,14 +17,15 @@ from countsdiff_sc.nn._members import MemberLinear
 E = 2  # networks
 
 
-def test_attention_equals_its_formula():
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_attention_equals_its_formula(n_heads):
     torch.manual_seed(0)
-    block = ModulatedBlock(8, 6, 2, dropout=0.0, n_members=E)
+    block = ModulatedBlock(8, 6, n_heads, dropout=0.0, n_members=E)
     hidden = torch.randn(E, 3, 5, 8)
     query, key, value = block.qkv(hidden.flatten(1, 2)).unflatten(1, (3, 5)).chunk(3, dim=-1)
     heads = []
-    for head in (slice(0, 4), slice(4, 8)):
-        weights = (query[..., head] @ key[..., head].transpose(-1, -2) / math.sqrt(4)).softmax(-1)
+    for head in torch.arange(8).chunk(n_heads):
+        weights = (query[..., head] @ key[..., head].transpose(-1, -2) / math.sqrt(len(head))).softmax(-1)
         heads.append(weights @ value[..., head])
     mixed = block.attention_out(torch.cat(heads, dim=-1).flatten(1, 2)).view_as(hidden)
     torch.testing.assert_close(block._attend(hidden), mixed)
