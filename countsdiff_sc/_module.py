@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from countsdiff_sc._constants import OBSERVED_MASK_KEY
 from countsdiff_sc._generation import generation_grid
+from countsdiff_sc._moving_average import MovingAverage
+from countsdiff_sc._training_states import training_states
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.nn._molecules_lost import dispersion_loss, mean_loss
 from countsdiff_sc.process import get_schedule, get_time_distribution, product_guidance
-from countsdiff_sc.process._corruption import corrupt
 from countsdiff_sc.process._losses import negative_binomial_loss, weighted_bregman_loss
 from countsdiff_sc.process._samplers import Denoise
 
@@ -25,44 +25,6 @@ N_MEMBERS = 3
 #: Times of generation of which one is drawn in training.
 _N_GENERATION_TIMES = 256
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
-
-
-class MovingAverage(AveragedModel):
-    """Exponential moving average of a network's weights; the decay grows with the steps as ``(1 + n) / (10 + n)``.
-
-    The start is forgotten soon that way. Afterwards the average moves at every fourth step only, by as much as in four: weights
-    change little in so few, and a move reads all of them and writes as many. Unlike its parent it reads nothing back from the
-    device, which would stop that at every step.
-
-    Parameters
-    ----------
-    net
-        The network; a copy of it holds the average.
-    decay
-        Decay in the end, per step.
-    """
-
-    #: Steps from one move to the next, and how many have one each at first.
-    EVERY, AT_FIRST = 4, 40
-
-    def __init__(self, net: nn.Module, decay: float):
-        super().__init__(net)
-        self.decay = decay
-        self._n_steps = 0  # n_averaged would have to be read back
-        self.requires_grad_(False)
-
-    @torch.no_grad()
-    def update_parameters(self, net: nn.Module) -> None:
-        """Count a step, and where a move is due make it, towards the weights of ``net``; at the first step all the way."""
-        self._n_steps += 1
-        n_steps = self.EVERY if self._n_steps > self.AT_FIRST else 1
-        if self._n_steps % n_steps:
-            return
-        decay = ((1.0 + self.n_averaged) / (10.0 + self.n_averaged)).clamp(max=self.decay)
-        weight = (1.0 - decay**n_steps).masked_fill(self.n_averaged == 0, 1.0)
-        averaged, current = list(self.module.parameters()), list(net.parameters())
-        torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
-        self.n_averaged += n_steps
 
 
 class CountsDiffModule(BaseModuleClass):
@@ -102,18 +64,8 @@ class CountsDiffModule(BaseModuleClass):
         Passed to the backbones named by ``denoiser``.
     """
 
-    #: How often a cell's whole modality is hidden in training, where there are several.
-    MISSING_MODALITY_FRACTION = 0.2
-    #: How often a cell's observed counts are thinned in training, and the least that is left of them.
-    SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
-    # Cells come in random order. Which of them are treated in a special way does not depend on what is drawn, so that a device
-    # need not be waited for.
-    #: Cells that lose low counts more often than high ones in training, by up to this logarithm of an odds ratio.
-    SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 8), 6.0
-    #: Cells of which nothing is observed, at times that a generated cell goes through, unless their time is random anyway.
-    FROM_NOTHING = slice(5, None, 10)  # odd numbers, so no cell is of both kinds
-    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 280 in a row are as many of each of the
-    #: kinds above as among all: 7 has no factor in common with 8 and 10.
+    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 280 in a row are as many of each kind
+    #: that :mod:`._training_states` treats in a special way as among all: 7 has no factor in common with 8 and 10.
     DISPERSION = slice(0, None, 7)
 
     def __init__(
@@ -193,39 +145,27 @@ class CountsDiffModule(BaseModuleClass):
     @auto_move_data
     def forward(self, tensors: dict[str, Tensor], *, generator: torch.Generator | None = None) -> LossOutput:
         """Loss of one minibatch, with the trained weights in training mode and their moving average otherwise."""
-        x_0 = self.counts(tensors)
-        n_cells = len(x_0)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=x_0.device)
-
-        t = self.time_distribution.at(self.schedule, uniform(n_cells, 1))
-        one_pass = uniform(n_cells, 1) < self.one_pass_fraction
-        t = t.masked_fill(one_pass, 1.0)
-        observed_prob = self._observed_prob(x_0, uniform)
-        if self.training:
-            self._start_from_nothing(t, observed_prob, one_pass, generator)
-        if len(self.count_keys) > 1:
-            kept = uniform(n_cells, len(self.count_keys)) >= self.MISSING_MODALITY_FRACTION
-            observed_prob = observed_prob * (kept.to(x_0.dtype) @ self.net.membership.T)
-        # Some cells are seen at a lower depth than they were measured: what they lose there is a target as well.
-        shallow = uniform(n_cells, 1) < self.SHALLOW_FRACTION
-        exposure = torch.where(shallow, self.MIN_EXPOSURE + (1.0 - self.MIN_EXPOSURE) * uniform(n_cells, 1), 1.0)
-        x_t, n_deaths, survival_prob, n_targets = corrupt(
-            x_0,
-            observed_prob=observed_prob,
-            exposure=exposure,
-            survival_prob=self.schedule.survival_prob(t),
+        states = training_states(
+            self.counts(tensors),
+            schedule=self.schedule,
+            time_distribution=self.time_distribution,
+            one_pass_fraction=self.one_pass_fraction,
+            mean_profile=self.net.mean_profile,
+            membership=self.net.membership,
+            generation_times=self.generation_times if self.training else None,
             generator=generator,
         )
+        n_deaths, n_targets = states.n_deaths, states.n_targets
         conditions = self.conditions(tensors)
         if self.training:
-            n_conditions = conditions.categories.shape[1] + conditions.continuous.shape[1]
-            conditions = conditions.dropped(uniform(n_cells, n_conditions) < self.p_uncond)
+            shape = len(n_deaths), conditions.categories.shape[1] + conditions.continuous.shape[1]
+            drop = torch.rand(shape, generator=generator, device=n_deaths.device) < self.p_uncond
+            conditions = conditions.dropped(drop)
 
-        cells = (x_t, survival_prob, t.squeeze(1), conditions)
+        cells = (states.x_t, states.survival_prob, states.t.squeeze(1), conditions)
         # The divisor goes into the weights, of which there are fewer than entries of the gradient.
-        weight = torch.where(one_pass, 1.0, self.loss_weighting(self.schedule, t)) / n_targets.sum().clamp(min=1)
+        weight = torch.where(states.one_pass, 1.0, self.loss_weighting(self.schedule, states.t))
+        weight = weight / n_targets.sum().clamp(min=1)
         if self.training:
             readout, some = self.net.read(*cells, apart=True), self.DISPERSION
             of_mean = mean_loss(readout, n_deaths, weight)
@@ -238,36 +178,9 @@ class CountsDiffModule(BaseModuleClass):
         of_dispersion = of_dispersion / n_targets.sum().clamp(min=1)
         return LossOutput(
             loss=of_mean + of_dispersion,
-            n_obs_minibatch=n_cells,
+            n_obs_minibatch=len(n_deaths),
             extra_metrics={"mean_loss": of_mean.detach(), "dispersion_loss": of_dispersion.detach()},
         )
-
-    def _observed_prob(self, x_0: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
-        """Probability with which each entry is observed in training, shape ``(B, G)``.
-
-        The observed fraction of a cell is itself uniform, so every conditional met at imputation, and generation, is
-        trained. Some cells lose low counts more often than high ones, which the network can tell from what is left
-        where that is at least half.
-        """
-        selective = self.SELECTIVE
-        fraction, log_odds_ratio = uniform(len(x_0), 1), self.MAX_LOG_ODDS_RATIO * uniform(len(x_0[selective]), 1)
-        # From 0 for no molecule to 1 for many more than the gene has on average.
-        x_0, n_genes = torch.nan_to_num(x_0[selective]), x_0.shape[1]
-        height = x_0 / (x_0 + self.net.mean_profile).clamp(min=1e-9)
-        height = height - height.mean(1, keepdim=True)
-        odds = torch.logit((1.0 + fraction[selective]) / 2.0, eps=1e-4) + log_odds_ratio * height
-        observed_prob = fraction.repeat(1, n_genes)
-        observed_prob[selective] = torch.sigmoid(odds)
-        return observed_prob
-
-    def _start_from_nothing(
-        self, t: Tensor, observed_prob: Tensor, one_pass: Tensor, generator: torch.Generator | None
-    ) -> None:
-        """Change, in place, some cells of time 1 to states of a cell that is being generated."""
-        cells = self.FROM_NOTHING
-        index = torch.randint(len(self.generation_times), t[cells].shape, generator=generator, device=t.device)
-        t[cells] = torch.where(one_pass[cells], self.generation_times[index], t[cells])
-        observed_prob[cells] *= ~one_pass[cells]
 
     @property
     def denoiser(self) -> nn.Module:

@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.stats import arcsine, kstest
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from countsdiff_sc import CountsDiffSC, evaluation
-from countsdiff_sc._module import MovingAverage
+from countsdiff_sc import CountsDiffSC, _training_states, evaluation
+from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_plan import scale_to_norm
 from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
@@ -391,15 +391,12 @@ def test_one_network_suffices(masked):
     assert (model.get_imputed_counts() >= 0).all()
 
 
-def test_masks_of_training_are_unselective_or_take_low_counts(masked):
+def test_masks_of_training_are_unselective_or_take_low_counts():
     """Half is observed on average in cells that lose counts blindly; else more than half, and more of the high counts."""
-    module = CountsDiffSC(masked, **TINY).module
-    module.net.mean_profile.fill_(2.0)
     x_0 = torch.arange(20.0).expand(20_000, 20)
-    generator = torch.Generator().manual_seed(0)
-    prob = module._observed_prob(x_0, lambda *shape: torch.rand(shape, generator=generator)).expand_as(x_0)
+    prob = _training_states.observation_prob(x_0, torch.full((20,), 2.0), torch.Generator().manual_seed(0))
     blind = np.ones(20_000, dtype=bool)
-    blind[module.SELECTIVE] = False
+    blind[_training_states.SELECTIVE] = False
     assert (prob[blind] == prob[blind, :1]).all()
     assert kstest(prob[blind, 0].numpy(), "uniform").pvalue > ALPHA
     selective = prob[~blind][prob[~blind].std(1) > 1e-4]  # the bound may be 0, or nothing be lost
@@ -407,7 +404,7 @@ def test_masks_of_training_are_unselective_or_take_low_counts(masked):
     assert (selective.diff(dim=1) > 0).all()
     # The odds ratio between no molecule and ever more of them stays below the stated bound.
     log_odds = torch.logit(selective)
-    assert (log_odds[:, -1] - log_odds[:, 0]).max() < module.MAX_LOG_ODDS_RATIO
+    assert (log_odds[:, -1] - log_odds[:, 0]).max() < _training_states.MAX_LOG_ODDS_RATIO
     assert selective.mean() > 0.6
 
 
@@ -461,9 +458,9 @@ def test_some_cells_of_training_start_from_nothing(masked):
     module.set_reference(torch.full((20,), 50.0), torch.ones(1), torch.empty(0), torch.empty(0))
     t, observed_prob = torch.ones(400, 1), torch.ones(400, 20)
     one_pass = torch.arange(400).unsqueeze(1) < 200
-    module._start_from_nothing(t, observed_prob, one_pass, None)
+    _training_states.start_from_nothing(t, observed_prob, one_pass, module.generation_times, None)
     changed = np.zeros(400, dtype=bool)
-    changed[:200][module.FROM_NOTHING] = True
+    changed[:200][_training_states.FROM_NOTHING] = True
     np.testing.assert_array_equal((t < 1).flatten(), changed)
     np.testing.assert_array_equal((observed_prob == 0).all(1), changed)
     survival = module.schedule.survival_prob(t[changed])
