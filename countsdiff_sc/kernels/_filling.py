@@ -122,5 +122,6 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
 @numba.njit(cache=True, nogil=True)
 def _longer(array, length):
     longer = np.empty(length, dtype=array.dtype)
-    longer[: len(array)] = array
+    for position in range(len(array)):  # to assign a slice takes four seconds to compile
+        longer[position] = array[position]
     return longer
