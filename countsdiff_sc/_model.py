@@ -156,7 +156,7 @@ class CountsDiffSC(
         batch_size: int = 128,
         train_size: float | None = None,
         validation_size: float | None = None,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         early_stopping_monitor: str = "validation_loss",
         early_stopping_patience: int | None = None,
         gradient_clip_val: float = MAX_GRADIENT,
@@ -179,9 +179,9 @@ class CountsDiffSC(
         train_size, validation_size
             Fractions of cells; by default 0.9 and the rest.
         early_stopping, early_stopping_monitor, early_stopping_patience
-            Stop when the validation loss, computed on the same masks and times every ``n_members`` epochs, has not
-            improved so many times, by default a third of the times there are and at least 10. The weights with the
-            lowest validation loss are kept in any case.
+            Whether to stop when the validation loss, computed on the same masks and times every ``n_members`` epochs, has not
+            improved so many times, by default a third of the times there are and at least 10. In any case the last weights are
+            kept whose validation loss is above the lowest by less than a standard error of the difference over cells.
         gradient_clip_val
             Largest gradient norm. The default is so low that practically every step reaches it: a minibatch with a few deep
             cells then steers no more than others.

@@ -22,6 +22,8 @@ from countsdiff_sc.process._samplers import Denoise
 
 #: Default number of networks.
 N_MEMBERS = 3
+#: Extra metric of a minibatch in evaluation mode: what each cell adds to the loss, shape ``(B,)``.
+LOSS_BY_CELL = "loss_by_cell"
 #: Times of generation of which one is drawn in training.
 _N_GENERATION_TIMES = 256
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
@@ -170,17 +172,12 @@ class CountsDiffModule(BaseModuleClass):
             readout, some = self.net.read(*cells, apart=True), self.DISPERSION
             of_mean = mean_loss(readout, n_deaths, weight)
             of_dispersion = dispersion_loss(readout.of(some), n_deaths[some].contiguous())
-            n_targets = n_targets[some]
-        else:
-            expected_births, dispersion = self.denoiser(*cells)
-            of_mean = weighted_bregman_loss(n_deaths, expected_births, weight)
-            of_dispersion = negative_binomial_loss(n_deaths, expected_births, dispersion)
-        of_dispersion = of_dispersion / n_targets.sum().clamp(min=1)
-        return LossOutput(
-            loss=of_mean + of_dispersion,
-            n_obs_minibatch=len(n_deaths),
-            extra_metrics={"mean_loss": of_mean.detach(), "dispersion_loss": of_dispersion.detach()},
-        )
+            loss = of_mean + of_dispersion / n_targets[some].sum().clamp(min=1)
+            return LossOutput(loss=loss, n_obs_minibatch=len(n_deaths))
+        expected_births, dispersion = self.denoiser(*cells)
+        by_cell = weighted_bregman_loss(n_deaths, expected_births, weight)
+        by_cell = by_cell + negative_binomial_loss(n_deaths, expected_births, dispersion) / n_targets.sum().clamp(min=1)
+        return LossOutput(loss=by_cell.sum(), n_obs_minibatch=len(n_deaths), extra_metrics={LOSS_BY_CELL: by_cell})
 
     @property
     def denoiser(self) -> nn.Module:

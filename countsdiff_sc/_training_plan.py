@@ -1,11 +1,11 @@
-"""One optimiser, one loss, a moving average of the weights, and the best of it kept."""
+"""One optimiser, one loss, a moving average of the weights, and the last of it that is no worse than the best kept."""
 
 from __future__ import annotations
 
 import lightning.pytorch as pl
 import torch
 
-from countsdiff_sc._module import CountsDiffModule
+from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
 
 #: Decay of AdamW's averages. A run has some hundreds of steps, and 0.999 for the squares would average all of them.
 BETAS = (0.9, 0.95)
@@ -16,8 +16,9 @@ MAX_GRADIENT = 0.03
 class CountsDiffTrainingPlan(pl.LightningModule):
     """How :class:`CountsDiffModule` is trained.
 
-    The moving average with the lowest validation loss is what training leaves behind, so that a run that goes on too
-    long costs time but not accuracy.
+    What training leaves behind is the last moving average whose validation loss exceeds the lowest one by less than a standard
+    error of the difference over cells (as in Breiman et al. 1984). A run that goes on too long for few cells then costs time but
+    not accuracy, and a single odd cell, which can make up for the gains of all others, does not end the learning.
 
     Parameters
     ----------
@@ -44,8 +45,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup_fraction = lr, weight_decay, warmup_fraction
         self.n_obs_training = self.n_obs_validation = None  # set by scvi's TrainRunner
         self._last_step = 0
-        self._best_loss = float("inf")
-        self._best_weights: dict[str, torch.Tensor] | None = None
+        self._loss_by_cell: list[torch.Tensor] = []
+        self._lowest: torch.Tensor | None = None
+        self._kept_weights: dict[str, torch.Tensor] | None = None
 
     def training_step(self, batch, batch_idx):
         output = self.module(batch)
@@ -71,16 +73,31 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         # The same times, masks and deaths at every epoch: only the weights change the validation loss.
         output = self.module(batch, generator=torch.Generator(device).manual_seed(batch_idx))
         self.log("validation_loss", output.loss, on_epoch=True, batch_size=output.n_obs_minibatch, sync_dist=True)
+        self._loss_by_cell.append(output.extra_metrics[LOSS_BY_CELL] * output.n_obs_minibatch)
+
+    def on_validation_epoch_start(self):
+        self._loss_by_cell = []
 
     def on_validation_epoch_end(self):
-        loss = float(self.trainer.callback_metrics["validation_loss"])
-        if not self.trainer.sanity_checking and loss < self._best_loss:
-            self._best_loss = loss
-            self._best_weights = {k: v.clone() for k, v in self.module.ema.state_dict().items()}
+        if self.trainer.sanity_checking:
+            return
+        loss_by_cell = torch.cat(self._loss_by_cell).double()
+        mean, error = (0.0, 0.0) if self._lowest is None else self._difference(loss_by_cell - self._lowest)
+        if self._lowest is None or mean < 0.0:
+            self._lowest = loss_by_cell
+        if mean <= error:
+            self._kept_weights = {k: v.clone() for k, v in self.module.ema.state_dict().items()}
+
+    def _difference(self, by_cell: torch.Tensor) -> tuple[float, float]:
+        """Mean over the cells of all devices, and its standard error."""
+        sums = torch.stack([torch.ones_like(by_cell), by_cell, by_cell.square()]).sum(1)
+        n_cells, total, squares = self.all_gather(sums).view(-1, 3).sum(0).tolist()
+        mean = total / n_cells
+        return mean, (max(squares / n_cells - mean**2, 0.0) / n_cells) ** 0.5
 
     def on_train_end(self):
-        if self._best_weights is not None:
-            self.module.ema.load_state_dict(self._best_weights)
+        if self._kept_weights is not None:
+            self.module.ema.load_state_dict(self._kept_weights)
 
     def configure_optimizers(self):
         parameters = [(name, p) for name, p in self.module.net.named_parameters() if p.requires_grad]

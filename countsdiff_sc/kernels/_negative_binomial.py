@@ -105,8 +105,8 @@ def negative_binomial_nll(
     *,
     floor: float,
     n_threads: int = 1,
-) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over entries that are not NaN, and its gradient by :math:`r`.
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Sum of :math:`-\log \mathrm{NB}(x; m, r)` over each row's entries that are not NaN, and its gradient by :math:`r`.
 
     :math:`-\log \frac{\Gamma(r + x)}{\Gamma(r)\, x!} + r \log(1 + m / r) + x \log(1 + r / m)`, of which a zero leaves
     :math:`r \log(1 + m / r)`. The gradient is :math:`\log(1 + m / r) + (x - m) / (r + m) - \sum_{k < x} 1 / (r + k)`.
@@ -120,18 +120,22 @@ def negative_binomial_nll(
         Least mean.
     n_threads
         Threads to use.
+
+    Returns
+    -------
+    The sums, float64, shape ``(B,)``, and the gradient, float32, shape ``(B, G)``.
     """
-    gradient = np.empty(counts.shape, dtype=np.float32)
+    gradient, totals = np.empty(counts.shape, dtype=np.float32), np.empty(len(counts))
     mean = np.maximum(mean, np.float32(floor))
     log_excess = np.log1p(mean / dispersion)  # by vectors, as a compiled loop cannot take them
-    arguments = (counts, mean, dispersion, log_excess, gradient)
-    return math.fsum(over_rows(_nll_rows, counts.shape, n_threads, *arguments)), gradient
+    over_rows(_nll_rows, counts.shape, n_threads, counts, mean, dispersion, log_excess, gradient, totals)
+    return totals, gradient
 
 
 # The order of a sum is left to the compiler, so that rows are added up as vectors.
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient):
-    total, zero, n_columns = 0.0, np.float32(0.0), counts.shape[1]
+def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient, totals):
+    zero, n_columns = np.float32(0.0), counts.shape[1]
     occupied = np.empty(n_columns, dtype=np.int64)
     for row in range(first, last):
         of_zeros, n_occupied = zero, 0
@@ -150,8 +154,7 @@ def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient):
             log_coefficient, harmonic = _coefficient(r, x)
             of_molecules += x * math.log1p(r / m) - log_coefficient
             gradient[row, column] -= harmonic
-        total += of_zeros + of_molecules
-    return total
+        totals[row] = of_zeros + of_molecules
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

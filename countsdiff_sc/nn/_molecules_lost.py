@@ -98,13 +98,13 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
-    """:func:`~countsdiff_sc.process._losses.weighted_bregman_loss` of the mean, which the log-ratio learns from."""
+    """Sum of :func:`~countsdiff_sc.process._losses.weighted_bregman_loss` over cells, which the log-ratio learns from."""
     readout = replace(readout, log_dispersion=readout.log_dispersion.detach())
     # Not by an index, whose gradient is a copy.
     inputs = (readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
         return _MeanLoss.apply(*inputs, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
-    return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight)
+    return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight).sum()
 
 
 class _MeanLoss(torch.autograd.Function):
@@ -128,13 +128,13 @@ class _MeanLoss(torch.autograd.Function):
 
 
 def dispersion_loss(readout: Readout, n_deaths: Tensor) -> Tensor:
-    """:func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from."""
+    """Sum of :func:`~countsdiff_sc.process._losses.negative_binomial_loss` over cells, which the dispersion learns from."""
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
     inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
         return _DispersionLoss.apply(*inputs)
     mean, dispersion = molecules_lost(readout)
-    return negative_binomial_loss(n_deaths, mean.detach(), dispersion)
+    return negative_binomial_loss(n_deaths, mean.detach(), dispersion).sum()
 
 
 class _DispersionLoss(torch.autograd.Function):
@@ -147,11 +147,11 @@ class _DispersionLoss(torch.autograd.Function):
         law = kernels.gamma_poisson_mixture(
             log_ratio[None], log_own[None], *about, bounds=_BOUNDS, tiny=TINY, **options
         )
-        total, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
+        nll, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
         low, high = _BOUNDS[1]
         own = np.where((log_own > low) & (log_own < high), np.exp(np.minimum(log_own, high)), np.float32(0.0))
         ctx.save_for_backward(torch.from_numpy(by_dispersion * own))
-        return log_dispersion.new_tensor(total)
+        return log_dispersion.new_tensor(nll.sum())
 
     @staticmethod
     @once_differentiable

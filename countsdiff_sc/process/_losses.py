@@ -27,13 +27,13 @@ def bregman_loss(n_deaths: Tensor, expected_births: Tensor) -> Tensor:
 
 
 def weighted_bregman_loss(n_deaths: Tensor, expected_births: Tensor, weight: Tensor) -> Tensor:
-    """Sum of ``weight`` times :func:`bregman_loss` over the entries of which ``n_deaths`` is not NaN.
+    """Sum of ``weight`` times :func:`bregman_loss` over each cell's entries of which ``n_deaths`` is not NaN, shape ``(B,)``.
 
     ``weight`` is one number per cell, ``(B, 1)``, or one for all; the others are of shape ``(B, G)``.
     """
     weight = weight.to(n_deaths.dtype).expand(len(n_deaths), 1)
     mask, n_deaths = _mask_and_counts(n_deaths)
-    return (weight * mask * bregman_loss(n_deaths, expected_births)).sum()
+    return (weight * mask * bregman_loss(n_deaths, expected_births)).sum(1)
 
 
 def _mask_and_counts(n_deaths: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,13 +75,13 @@ def negative_binomial_nll(count: Tensor, mean: Tensor, dispersion: Tensor) -> Te
 
 
 def negative_binomial_loss(n_deaths: Tensor, expected_births: Tensor, dispersion: Tensor) -> Tensor:
-    """Sum of :func:`negative_binomial_nll` over the entries of which ``n_deaths`` is not NaN; all of shape ``(B, G)``."""
+    """Sum of :func:`negative_binomial_nll` over each cell's entries of which ``n_deaths`` is not NaN, ``(B, G)`` to ``(B,)``."""
     if not torch.is_grad_enabled() and compiles(n_deaths, expected_births, dispersion):
         inputs, n_threads = arrays(n_deaths, expected_births, dispersion), torch.get_num_threads()
-        total, _ = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
-        return n_deaths.new_tensor(total)
+        nll, _ = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
+        return torch.from_numpy(nll).to(n_deaths)
     mask, n_deaths = _mask_and_counts(n_deaths)
-    return (mask * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum()
+    return (mask * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum(1)
 
 
 #: Above this, ``lgamma(r + x) - lgamma(r)`` cancels in single precision, and Stirling's series is exact in it.
