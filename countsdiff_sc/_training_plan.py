@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning.pytorch as pl
 import torch
 
@@ -79,9 +81,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self._loss_by_cell = []
 
     def on_validation_epoch_end(self):
-        if self.trainer.sanity_checking:
+        if self.trainer.sanity_checking or not math.isfinite(self.trainer.callback_metrics["validation_loss"]):
             return
-        loss_by_cell = torch.cat(self._loss_by_cell).double()
+        loss_by_cell = torch.cat(self._loss_by_cell)
         mean, error = (0.0, 0.0) if self._lowest is None else self._difference(loss_by_cell - self._lowest)
         if self._lowest is None or mean < 0.0:
             self._lowest = loss_by_cell

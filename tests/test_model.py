@@ -143,6 +143,31 @@ def test_the_last_moving_average_that_is_not_clearly_worse_is_kept(masked, n_odd
     assert all(torch.equal(last[key], kept[key]) for key in kept) == bool(n_odd)
 
 
+def test_a_validation_loss_that_is_nan_is_neither_kept_nor_compared_with(masked):
+    losses = []
+
+    class SpoilTheFirst(Callback):
+        def on_validation_start(self, trainer, plan):
+            self.sound = {k: v.clone() for k, v in plan.module.ema.state_dict().items()}
+            if not losses:
+                for parameter in plan.module.ema.parameters():
+                    parameter.fill_(torch.nan)
+
+        def on_validation_epoch_end(self, trainer, plan):
+            losses.append(float(trainer.callback_metrics["validation_loss"]))
+            plan.module.ema.load_state_dict(self.sound)
+
+        def on_train_end(self, trainer, plan):
+            self.lowest = plan._lowest
+
+    scvi.settings.seed = 0
+    model, spoil = CountsDiffSC(masked, **TINY), SpoilTheFirst()
+    model.train(6, accelerator="cpu", callbacks=[spoil], **QUIET)
+    assert np.isnan(losses[0])
+    assert np.isfinite(losses[1:]).all()
+    assert torch.isfinite(spoil.lowest).all()
+
+
 def test_moving_average_lives_in_the_module_and_follows_the_weights(masked):
     model = train_tiny(masked, ema_decay=0.0, max_epochs=1)
     weights, average = model.module.net.state_dict(), model.module.ema.module.state_dict()
