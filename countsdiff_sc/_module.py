@@ -157,27 +157,28 @@ class CountsDiffModule(BaseModuleClass):
             generation_times=self.generation_times if self.training else None,
             generator=generator,
         )
-        n_deaths, n_targets = states.n_deaths, states.n_targets
+        n_deaths, n_targets, n_cells = states.n_deaths, states.n_targets, len(states.n_deaths)
         conditions = self.conditions(tensors)
         if self.training:
-            shape = len(n_deaths), conditions.categories.shape[1] + conditions.continuous.shape[1]
+            shape = n_cells, conditions.categories.shape[1] + conditions.continuous.shape[1]
             drop = torch.rand(shape, generator=generator, device=n_deaths.device) < self.p_uncond
             conditions = conditions.dropped(drop)
 
         cells = (states.x_t, states.survival_prob, states.t.squeeze(1), conditions)
-        # The divisor goes into the weights, of which there are fewer than entries of the gradient.
-        weight = torch.where(states.one_pass, 1.0, self.loss_weighting(self.schedule, states.t))
-        weight = weight / n_targets.sum().clamp(min=1)
+        # A cell counts as any other, however many of its entries are targets.
+        per_target = 1.0 / n_targets.clamp(min=1)
+        weight = per_target * torch.where(states.one_pass, 1.0, self.loss_weighting(self.schedule, states.t))
         if self.training:
             readout, some = self.net.read(*cells, apart=True), self.DISPERSION
-            of_mean = mean_loss(readout, n_deaths, weight)
-            of_dispersion = dispersion_loss(readout.of(some), n_deaths[some].contiguous())
-            loss = of_mean + of_dispersion / n_targets[some].sum().clamp(min=1)
-            return LossOutput(loss=loss, n_obs_minibatch=len(n_deaths))
+            # The divisors go into the weights, of which there are fewer than entries of the gradients.
+            of_mean = mean_loss(readout, n_deaths, weight / n_cells)
+            n_deaths, per_target = n_deaths[some].contiguous(), per_target[some]
+            of_dispersion = dispersion_loss(readout.of(some), n_deaths, per_target / len(n_deaths))
+            return LossOutput(loss=of_mean + of_dispersion, n_obs_minibatch=n_cells)
         expected_births, dispersion = self.denoiser(*cells)
         by_cell = weighted_bregman_loss(n_deaths, expected_births, weight)
-        by_cell = by_cell + negative_binomial_loss(n_deaths, expected_births, dispersion) / n_targets.sum().clamp(min=1)
-        return LossOutput(loss=by_cell.sum(), n_obs_minibatch=len(n_deaths), extra_metrics={LOSS_BY_CELL: by_cell})
+        by_cell = by_cell + negative_binomial_loss(n_deaths, expected_births, dispersion) * per_target.squeeze(1)
+        return LossOutput(loss=by_cell.mean(), n_obs_minibatch=n_cells, extra_metrics={LOSS_BY_CELL: by_cell})
 
     @property
     def denoiser(self) -> nn.Module:

@@ -75,7 +75,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         # The same times, masks and deaths at every epoch: only the weights change the validation loss.
         output = self.module(batch, generator=torch.Generator(device).manual_seed(batch_idx))
         self.log("validation_loss", output.loss, on_epoch=True, batch_size=output.n_obs_minibatch, sync_dist=True)
-        self._loss_by_cell.append(output.extra_metrics[LOSS_BY_CELL] * output.n_obs_minibatch)
+        self._loss_by_cell.append(output.extra_metrics[LOSS_BY_CELL])
 
     def on_validation_epoch_start(self):
         self._loss_by_cell = []

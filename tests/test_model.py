@@ -13,7 +13,8 @@ from scipy import sparse
 from scipy.stats import arcsine, kstest
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from countsdiff_sc import CountsDiffSC, _training_states, evaluation
+from countsdiff_sc import CountsDiffSC, _training_states, evaluation, process
+from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_plan import scale_to_norm
 from countsdiff_sc.nn import GeneSetTransformer
@@ -95,6 +96,34 @@ def test_validation_noise_is_fixed(masked):
     model.train(max_epochs=3, accelerator="cpu", plan_kwargs={"lr": 0.0, "weight_decay": 0.0}, **QUIET)
     loss = model.history["validation_loss"]["validation_loss"].astype(float)
     np.testing.assert_allclose(loss, loss.iloc[0], rtol=1e-5)
+
+
+def test_a_cell_counts_as_any_other_however_many_of_its_entries_are_targets(masked):
+    """Its loss is the mean over its own targets, and that of a minibatch the mean over cells."""
+    model = CountsDiffSC(masked, loss_weighting="paper", **TINY)
+    module, (batch,) = model.module.eval(), model._make_data_loader(masked, batch_size=masked.n_obs)
+    states = _training_states.training_states(
+        module.counts(batch),
+        schedule=module.schedule,
+        time_distribution=module.time_distribution,
+        one_pass_fraction=module.one_pass_fraction,
+        mean_profile=module.net.mean_profile,
+        membership=module.net.membership,
+        generation_times=None,
+        generator=torch.Generator().manual_seed(0),
+    )
+    n_targets = (states.n_deaths == states.n_deaths).sum(1)
+    assert n_targets.float().std() > 0.2 * n_targets.float().mean()
+    with torch.no_grad():
+        output = module(batch, generator=torch.Generator().manual_seed(0))
+        cells = states.x_t, states.survival_prob, states.t.squeeze(1), module.conditions(batch)
+        expected_births, dispersion = module.denoiser(*cells)
+    weight = torch.where(states.one_pass, 1.0, -module.schedule.survival_prob_rate(states.t))
+    nats = weight * process.bregman_loss(states.n_deaths, expected_births)
+    nats += process.negative_binomial_nll(states.n_deaths, expected_births, dispersion)
+    by_cell = torch.nan_to_num(nats.nanmean(1))
+    torch.testing.assert_close(output.extra_metrics[LOSS_BY_CELL], by_cell, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.loss, by_cell.mean(), rtol=1e-5, atol=0.0)
 
 
 def test_same_seed_same_model(masked):

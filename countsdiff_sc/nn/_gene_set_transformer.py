@@ -42,7 +42,7 @@ class GeneSetTransformer(nn.Module):
         n_genes: int,
         *,
         n_members: int = 1,
-        n_tokens: int = 6,
+        n_tokens: int = 5,
         width: int = 32,
         context_width: int = 64,
         n_layers: int = 1,

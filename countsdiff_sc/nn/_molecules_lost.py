@@ -127,14 +127,17 @@ class _MeanLoss(torch.autograd.Function):
         return by_log_ratio if gradient == 1.0 else gradient * by_log_ratio, *[None] * 6
 
 
-def dispersion_loss(readout: Readout, n_deaths: Tensor) -> Tensor:
-    """Sum of :func:`~countsdiff_sc.process._losses.negative_binomial_loss` over cells, which the dispersion learns from."""
+def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
+    """Sum over cells of ``weight``, ``(B, 1)``, times what the dispersion learns from.
+
+    That is :func:`~countsdiff_sc.process._losses.negative_binomial_loss`.
+    """
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
     inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
-        return _DispersionLoss.apply(*inputs)
+        return _DispersionLoss.apply(*inputs, weight)
     mean, dispersion = molecules_lost(readout)
-    return negative_binomial_loss(n_deaths, mean.detach(), dispersion).sum()
+    return (weight.squeeze(1) * negative_binomial_loss(n_deaths, mean.detach(), dispersion)).sum()
 
 
 class _DispersionLoss(torch.autograd.Function):
@@ -142,7 +145,7 @@ class _DispersionLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_dispersion: Tensor, *others: Tensor) -> Tensor:
-        log_own, log_ratio, *about, n_deaths = arrays(log_dispersion, *others)
+        log_own, log_ratio, *about, n_deaths, weight = arrays(log_dispersion, *others)
         options = {"n_threads": torch.get_num_threads()}
         law = kernels.gamma_poisson_mixture(
             log_ratio[None], log_own[None], *about, bounds=_BOUNDS, tiny=TINY, **options
@@ -150,10 +153,10 @@ class _DispersionLoss(torch.autograd.Function):
         nll, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
         low, high = _BOUNDS[1]
         own = np.where((log_own > low) & (log_own < high), np.exp(np.minimum(log_own, high)), np.float32(0.0))
-        ctx.save_for_backward(torch.from_numpy(by_dispersion * own))
-        return log_dispersion.new_tensor(nll.sum())
+        ctx.save_for_backward(torch.from_numpy(weight * by_dispersion * own))
+        return log_dispersion.new_tensor(weight.ravel() @ nll)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient * ctx.saved_tensors[0], *[None] * 5
+        return gradient * ctx.saved_tensors[0], *[None] * 6

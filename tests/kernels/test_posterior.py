@@ -106,8 +106,9 @@ def test_dispersion_loss_and_its_gradient(entries, depth):
     log_dispersion[..., 3] = 6.9
     single, double = log_dispersion.clone().requires_grad_(), log_dispersion.double().requires_grad_()
     about = plain(rate, counts, prob)
-    found = dispersion_loss(Readout(log_ratio, single, rate, counts, prob), n_deaths)
-    exact = dispersion_loss(Readout(log_ratio.double(), double, *about), n_deaths.double())
+    weight = torch.rand(SHAPE[0], 1, generator=generator(10))
+    found = dispersion_loss(Readout(log_ratio, single, rate, counts, prob), n_deaths, weight)
+    exact = dispersion_loss(Readout(log_ratio.double(), double, *about), *plain(n_deaths, weight))
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
     found.backward()
     exact.backward()
@@ -148,8 +149,9 @@ def test_a_loss_of_nan_is_nan(entries, which, n_threads):
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        loss = mean_loss(readout, counts, torch.ones(len(counts), 1))
-        assert dispersion_loss(readout, counts).isnan()
+        weight = torch.ones(len(counts), 1)
+        loss = mean_loss(readout, counts, weight)
+        assert dispersion_loss(readout, counts, weight).isnan()
     finally:
         torch.set_num_threads(before)
     assert loss.isnan()

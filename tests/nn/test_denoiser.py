@@ -116,11 +116,12 @@ def test_the_dispersion_does_not_bend_the_mean(cells, name, dtype):
     denoiser = perturbed(CountDenoiser(BACKBONES[name](), (G,), (3,), 1)).to(dtype)
     cells = [cell.to(dtype) if isinstance(cell, torch.Tensor) else cell for cell in cells]
     readout, n_deaths = denoiser.read(*cells, apart=True), torch.ones_like(cells[0])
+    weight = torch.ones(len(n_deaths), 1, dtype=dtype)
     head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
-    dispersion_loss(readout, n_deaths).backward(retain_graph=True)
+    dispersion_loss(readout, n_deaths, weight).backward(retain_graph=True)
     assert {n for n, p in denoiser.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0} == head
     denoiser.zero_grad()
-    mean_loss(readout, n_deaths, torch.ones(len(n_deaths), 1)).backward()
+    mean_loss(readout, n_deaths, weight).backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for n, p in denoiser.named_parameters() if n in head)
 
 
