@@ -128,10 +128,7 @@ class _MeanLoss(torch.autograd.Function):
 
 
 def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
-    """Sum over cells of ``weight``, ``(B, 1)``, times what the dispersion learns from.
-
-    That is :func:`~countsdiff_sc.process._losses.negative_binomial_loss`.
-    """
+    """Sum of ``weight`` times :func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from."""
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
     inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
