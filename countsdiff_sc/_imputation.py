@@ -21,11 +21,14 @@ from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
 from countsdiff_sc.process._births import filled_by_draws
+from countsdiff_sc.process._selection import estimate_strength
 
 #: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
 _N_DRAWS = 25
 #: Without a mask, zeros are predicted in this many random folds of genes, each from the genes of the others.
 N_FOLDS = 10
+#: Share of the observed entries that the network sees when it is told from the mask how they were selected.
+SEEN_PROB = 0.5
 
 
 @dataclass
@@ -216,7 +219,10 @@ def impute_cells(
         tensors = {key: value.to(device) for key, value in tensors.items()}
         mask = None if mask is None else torch.as_tensor(mask, device=device)
         x, observed = module.counts_and_known(tensors, mask)
-        conditions, of_block = module.conditions(tensors), request.of_cells(cells, device)
+        conditions, of_block = (
+            module.conditions(tensors).under(request.selection or 0.0),
+            request.of_cells(cells, device),
+        )
         if zeros_are_missing:
             found = Tally(n_missing=int((x == 0).sum()))
             results = impute_zeros(module, x, folds, conditions, of_block, generator)
@@ -235,6 +241,33 @@ def impute_cells(
         for output, values in zip(outputs, results, strict=True):
             output.append(values)
     return [output.stacked() for output in outputs], tally
+
+
+def estimated_selection(module: CountsDiffModule, tensors: dict[str, Tensor], mask: np.ndarray | None) -> float:
+    """How much more often high counts are observed than low ones, from the masks of some cells and what is expected there.
+
+    The network sees a part of what is observed. What is expected of the rest, and of what is missing, then does not depend
+    on what stands there, and under a mask at random nothing but effects of cells and genes tells the two apart.
+
+    Parameters
+    ----------
+    module
+        Trained module in evaluation mode.
+    tensors
+        Registered tensors of the cells.
+    mask
+        Their observed mask, ``(B, G)``; None where the registered data say what is missing.
+    """
+    device = module.device
+    tensors = {key: value.to(device) for key, value in tensors.items()}
+    mask = None if mask is None else torch.as_tensor(mask, device=device)
+    x, observed = module.counts_and_known(tensors, mask)
+    # A seed of its own: what is estimated does not depend on what is drawn.
+    generator = torch.Generator(device).manual_seed(0)
+    seen = observed & (torch.rand(x.shape, generator=generator, device=device) < SEEN_PROB)
+    denoise = module.bind(seen, module.conditions(tensors))
+    law = denoise(x * seen, torch.ones((), device=device))
+    return estimate_strength(observed, seen, *law, module.net.mean_profile, seen_prob=SEEN_PROB)
 
 
 def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from scvi.utils import track
 
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
-from countsdiff_sc._imputation import Tally, impute_cells
+from countsdiff_sc._imputation import Tally, estimated_selection, impute_cells
 from countsdiff_sc._request import ImputationRequest
 
 #: Cells worked off together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
 #: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
 #: read once for so many cells at least.
 BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
+#: Entries whose masks tell how counts were selected, and the least number of cells that they belong to.
+SELECTION_ENTRIES, MIN_SELECTION_CELLS = 2**17, 32
 
 
 class ImputationMixin:
@@ -43,6 +46,7 @@ class ImputationMixin:
         n_resample: int = 1,
         resample_window: int = 1,
         known_path: str = "fresh",
+        selection: float | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
@@ -94,6 +98,12 @@ class ImputationMixin:
             as was gained in time :cite:p:`Lugmayr2022`. Network passes are ``1 + (n_steps - 1) * n_resample``.
         known_path
             With ``"remask"``, whether observed entries are thinned ``"fresh"`` at each step, or along one ``"coherent"`` path.
+        selection
+            Whether counts are missing because of what they are: the log odds with which the highest counts of a gene are observed
+            rather than its lowest ones, between -8 and 8. 0 says that they are missing at random, whatever cells and genes lose
+            most; above 0 low counts are missing more often (dropout), and what is imputed is lower. By default it is estimated
+            from the mask of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted. The
+            value used is recorded. With ``"remask"``, and where zeros are imputed, it is 0.
         indices
             Cells to impute; others keep their counts.
         batch_size
@@ -120,6 +130,7 @@ class ImputationMixin:
             n_resample=n_resample,
             resample_window=resample_window,
             known_path=known_path,
+            selection=selection,
         )
         seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
         data, matrices = self._prepare(adata)
@@ -127,17 +138,13 @@ class ImputationMixin:
         for matrix in matrices:
             for name in names:
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
-        outputs, rows, mask_kind, n_imputed = self._impute(
-            data, matrices, request, observed_mask, indices, batch_size, seed
-        )
+        outputs, rows, about = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         record = {
             **request.recorded(),
             "n_steps": request.transitions,
-            "observed_mask": mask_kind,
+            **about,
             "seed": seed,
             "batch_size": batch_size,
-            "n_cells": len(rows),
-            "n_imputed": n_imputed,
             "versions": _writing.versions(),
         }
         subset = rows if len(rows) < data.n_obs else None
@@ -166,6 +173,7 @@ class ImputationMixin:
         n_resample: int = 1,
         resample_window: int = 1,
         known_path: str = "fresh",
+        selection: float | None = None,
         quantiles: Sequence[float] | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -182,7 +190,7 @@ class ImputationMixin:
             interval.
         adata, observed_mask, estimate, n_samples, n_steps, guidance_scale, attrition, births, conditioning
             As in :meth:`impute`.
-        n_resample, resample_window, known_path, indices, batch_size, seed
+        n_resample, resample_window, known_path, selection, indices, batch_size, seed
             As in :meth:`impute`.
 
         Returns
@@ -206,6 +214,7 @@ class ImputationMixin:
             n_resample=n_resample,
             resample_window=resample_window,
             known_path=known_path,
+            selection=selection,
             quantiles=quantiles,
         )
         seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
@@ -220,6 +229,9 @@ class ImputationMixin:
         mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
+        request.check_selects(mask_kind)
+        if request.selection is None:
+            request = replace(request, selection=self._estimated_selection(data, request, mask, mask_kind, in_order))
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
         blocks = [in_order[first : first + batch_size] for first in range(0, len(rows), batch_size)]
         outputs, tally = impute_cells(
@@ -234,7 +246,17 @@ class ImputationMixin:
         _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
         if not np.array_equal(rows, in_order):
             outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
-        return outputs, rows, mask_kind, tally.n_missing
+        about = {"observed_mask": mask_kind, "selection": request.selection}
+        return outputs, rows, {**about, "n_cells": len(rows), "n_imputed": tally.n_missing}
+
+    def _estimated_selection(self, data, request: ImputationRequest, mask, mask_kind: str, rows: np.ndarray) -> float:
+        """From some of the cells that are imputed, the same whenever these are."""
+        if mask_kind == "zeros" or request.conditioning == "remask":
+            return 0.0
+        n_cells = max(SELECTION_ENTRIES // self.n_genes, MIN_SELECTION_CELLS)
+        some = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
+        (tensors,) = self._make_data_loader(adata=data, indices=some, batch_size=len(some))
+        return estimated_selection(self.module, tensors, None if mask is None else dense(mask[some]))
 
     def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
         if not self.is_trained_:

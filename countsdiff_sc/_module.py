@@ -132,15 +132,16 @@ class CountsDiffModule(BaseModuleClass):
         return torch.nan_to_num(x), x == x
 
     def conditions(self, tensors: dict[str, Tensor]) -> Conditions:
-        """Labels, batches and covariates of the cells of a minibatch."""
+        """Labels, batches and covariates of the cells of a minibatch, whose counts are missing at random."""
         n_cells, device = len(tensors[self.count_keys[0]]), tensors[self.count_keys[0]].device
         codes = [tensors[key][:, column].long() for key, column in self.categorical_keys]
         # A label that is not known has the code after the last.
         codes = [code.masked_fill(code >= n, -1) for code, n in zip(codes, self.n_categories, strict=True)]
         categories = torch.stack(codes, dim=1) if codes else torch.empty(n_cells, 0, dtype=torch.long, device=device)
-        if self.n_continuous:
-            return Conditions(categories, tensors[REGISTRY_KEYS.CONT_COVS_KEY])
-        return Conditions(categories, torch.empty(n_cells, 0, device=device))
+        covariates = (
+            tensors[REGISTRY_KEYS.CONT_COVS_KEY] if self.n_continuous else torch.empty(n_cells, 0, device=device)
+        )
+        return Conditions(categories, covariates, torch.zeros(n_cells, 1, device=device))
 
     # ------------------------------------------------------------------ training
 
@@ -158,7 +159,7 @@ class CountsDiffModule(BaseModuleClass):
             generator=generator,
         )
         n_deaths, n_targets, n_cells = states.n_deaths, states.n_targets, len(states.n_deaths)
-        conditions = self.conditions(tensors)
+        conditions = self.conditions(tensors).under(states.selection)
         if self.training:
             shape = n_cells, conditions.categories.shape[1] + conditions.continuous.shape[1]
             drop = torch.rand(shape, generator=generator, device=n_deaths.device) < self.p_uncond

@@ -13,6 +13,7 @@ from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._validation import check_choice, check_key, check_number, check_quantiles
 from countsdiff_sc.process import get_attrition, get_birth_rule
 from countsdiff_sc.process._samplers import KNOWN_PATHS
+from countsdiff_sc.process._selection import MAX_STRENGTH
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
@@ -104,6 +105,7 @@ class ImputationRequest(SamplingRequest):
     n_resample: int = 1
     resample_window: int = 1
     known_path: str = "fresh"
+    selection: float | None = None
     quantiles: Sequence[float] | None = None
 
     def __post_init__(self):
@@ -115,6 +117,7 @@ class ImputationRequest(SamplingRequest):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_quantiles(self.quantiles)
         self._check_resampling()
+        self._check_selection()
 
     def _check_resampling(self) -> None:
         given = [name for name, default in _REMASK_ONLY.items() if getattr(self, name) != default]
@@ -136,6 +139,32 @@ class ImputationRequest(SamplingRequest):
         else:
             return
         raise ValueError(problem)
+
+    def _check_selection(self) -> None:
+        if self.selection is None:
+            return
+        check_number("selection", self.selection, low=-MAX_STRENGTH, high=MAX_STRENGTH)
+        if self.selection and self.conditioning == "remask":
+            msg = (
+                f"selection={self.selection} was given with conditioning='remask'. A network that does not see which counts are "
+                "observed cannot allow for how they were selected. Leave one of the two out."
+            )
+            raise ValueError(msg)
+
+    def check_selects(self, mask_kind: str) -> None:
+        """Raise where a selection was given but zeros are predicted, of which none is missing.
+
+        Raises
+        ------
+        ValueError
+            If that is so.
+        """
+        if self.selection and mask_kind == "zeros":
+            msg = (
+                f"selection={self.selection} was given, but no count is missing: without a mask and without NaN zeros are "
+                "predicted, fold by fold at random. Pass observed_mask, or leave selection out."
+            )
+            raise ValueError(msg)
 
     @property
     def transitions(self) -> int:

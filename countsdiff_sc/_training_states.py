@@ -9,6 +9,7 @@ from torch import Tensor
 
 from countsdiff_sc.process import SurvivalSchedule, TimeDistribution
 from countsdiff_sc.process._corruption import corrupt
+from countsdiff_sc.process._selection import MAX_STRENGTH, height
 
 #: How often a cell's whole modality is hidden, where there are several.
 MISSING_MODALITY_FRACTION = 0.2
@@ -16,8 +17,8 @@ MISSING_MODALITY_FRACTION = 0.2
 SHALLOW_FRACTION, MIN_EXPOSURE = 0.5, 0.2
 # Cells come in random order. Which of them are treated in a special way does not depend on what is drawn, so that a device
 # need not be waited for.
-#: Cells that lose low counts more often than high ones, by up to this logarithm of an odds ratio.
-SELECTIVE, MAX_LOG_ODDS_RATIO = slice(0, None, 8), 6.0
+#: Cells that lose low counts more often than high ones, or the reverse.
+SELECTIVE = slice(0, None, 8)
 #: Cells of which nothing is observed, at times that a generated cell goes through, unless their time is random anyway.
 FROM_NOTHING = slice(5, None, 10)  # odd numbers, so no cell is of both kinds
 
@@ -35,6 +36,8 @@ class TrainingStates:
         Time of the entries that are not observed, shape ``(B, 1)``.
     one_pass
         Whether that was not drawn from the time distribution, bool, shape ``(B, 1)``.
+    selection
+        How much more often high counts are observed than low ones, see :mod:`~countsdiff_sc.process._selection`; ``(B, 1)``.
     """
 
     x_t: Tensor
@@ -43,6 +46,7 @@ class TrainingStates:
     n_targets: Tensor
     t: Tensor
     one_pass: Tensor
+    selection: Tensor
 
 
 def training_states(
@@ -83,7 +87,7 @@ def training_states(
     t = time_distribution.at(schedule, uniform(n_cells, 1))
     one_pass = uniform(n_cells, 1) < one_pass_fraction
     t = t.masked_fill(one_pass, 1.0)
-    observed_prob = observation_prob(x_0, mean_profile, generator)
+    observed_prob, selection = observation_prob(x_0, mean_profile, generator)
     if generation_times is not None:
         start_from_nothing(t, observed_prob, one_pass, generation_times, generator)
     n_modalities = membership.shape[1]
@@ -100,25 +104,23 @@ def training_states(
         survival_prob=schedule.survival_prob(t),
         generator=generator,
     )
-    return TrainingStates(x_t, n_deaths, survival_prob, n_targets, t, one_pass)
+    return TrainingStates(x_t, n_deaths, survival_prob, n_targets, t, one_pass, selection)
 
 
-def observation_prob(x_0: Tensor, mean_profile: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Probability with which each entry is observed, shape ``(B, G)``.
+def observation_prob(x_0: Tensor, mean_profile: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Probability with which each entry is observed, ``(B, G)``, and how selective that is, ``(B, 1)``.
 
     The observed fraction of a cell is itself uniform, so every conditional met at imputation, and generation, is trained. Some
-    cells lose low counts more often than high ones, which the network can tell from what is left where that is at least half.
+    cells lose low counts more often than high ones, or the reverse: about two thirds of their entries are observed.
     """
     n_cells, n_genes = x_0.shape
     x_0 = torch.nan_to_num(x_0[SELECTIVE])
-    fraction, log_odds_ratio = (torch.rand(n, 1, generator=generator, device=x_0.device) for n in (n_cells, len(x_0)))
-    # From 0 for no molecule to 1 for many more than the gene has on average.
-    height = x_0 / (x_0 + mean_profile).clamp(min=1e-9)
-    height = height - height.mean(1, keepdim=True)
-    odds = torch.logit((1.0 + fraction[SELECTIVE]) / 2.0, eps=1e-4) + MAX_LOG_ODDS_RATIO * log_odds_ratio * height
-    prob = fraction.repeat(1, n_genes)
+    fraction, strength = (torch.rand(n, 1, generator=generator, device=x_0.device) for n in (n_cells, len(x_0)))
+    prob, selection = fraction.repeat(1, n_genes), torch.zeros_like(fraction)
+    selection[SELECTIVE] = MAX_STRENGTH * (2.0 * strength - 1.0)
+    odds = torch.logit(fraction[SELECTIVE].sqrt(), eps=1e-4) + selection[SELECTIVE] * height(x_0, mean_profile)
     prob[SELECTIVE] = torch.sigmoid(odds)
-    return prob
+    return prob, selection
 
 
 def start_from_nothing(

@@ -69,7 +69,9 @@ def forward_states(model: CountsDiffSC, x_0: torch.Tensor, generator: torch.Gene
 
 def reverse_states(model, x_0, observed, attrition, generator) -> torch.Tensor:
     """The cell at times 1 to 0 if only ``observed`` genes, and no label, are seen; shape as before."""
-    conditions = Conditions(torch.full((N_RUNS, len(model.module.n_categories)), -1), torch.empty(N_RUNS, 0))
+    conditions = Conditions(
+        torch.full((N_RUNS, len(model.module.n_categories)), -1), torch.empty(N_RUNS, 0), torch.zeros(N_RUNS, 1)
+    )
     times, sigma = process.time_grid(N_STEPS), process.get_attrition(attrition)
     denoise = model.module.bind(observed, conditions, generator=generator)
     survival = model.module.schedule.survival_prob(times)

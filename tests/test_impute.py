@@ -205,11 +205,11 @@ def test_row_order_and_batch_size_do_not_matter_for_means(masked_model, masked):
     np.testing.assert_allclose(whole, by_sevens, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("arguments", "n_passes"), [({}, 1), ({"guidance_scale": 1.5}, 2)])
+@pytest.mark.parametrize(("arguments", "n_passes"), [({}, 1), ({"guidance_scale": 1.5}, 2), ({"selection": 2.0}, 1)])
 def test_guidance_off_costs_one_network_pass(masked_model, arguments, n_passes):
     calls = []
     handle = masked_model.module.ema.module.register_forward_hook(lambda *_: calls.append(1))
-    masked_model.get_imputed_counts(**arguments)
+    masked_model.get_imputed_counts(**{"selection": 0, **arguments})
     handle.remove()
     assert len(calls) == n_passes
 
@@ -218,7 +218,7 @@ def test_guidance_off_costs_one_network_pass(masked_model, arguments, n_passes):
 def test_one_pass_gives_all_draws_and_quantiles(masked_model, arguments):
     calls = []
     handle = masked_model.module.ema.module.register_forward_hook(lambda *_: calls.append(1))
-    masked_model.get_imputed_counts(estimate="sample", **arguments)
+    masked_model.get_imputed_counts(estimate="sample", selection=0, **arguments)
     handle.remove()
     assert len(calls) == 1
 

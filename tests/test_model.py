@@ -10,7 +10,7 @@ from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
-from scipy.stats import arcsine, kstest
+from scipy.stats import arcsine, kstest, uniform
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from countsdiff_sc import CountsDiffSC, _training_states, evaluation, process
@@ -19,6 +19,7 @@ from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_plan import scale_to_norm
 from countsdiff_sc.nn import GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
+from countsdiff_sc.process._selection import MAX_STRENGTH, height
 
 
 def test_construction_without_setup_says_so(adata, caplog):
@@ -116,7 +117,7 @@ def test_a_cell_counts_as_any_other_however_many_of_its_entries_are_targets(mask
     assert n_targets.float().std() > 0.2 * n_targets.float().mean()
     with torch.no_grad():
         output = module(batch, generator=torch.Generator().manual_seed(0))
-        cells = states.x_t, states.survival_prob, states.t.squeeze(1), module.conditions(batch)
+        cells = states.x_t, states.survival_prob, states.t.squeeze(1), module.conditions(batch).under(states.selection)
         expected_births, dispersion = module.denoiser(*cells)
     weight = torch.where(states.one_pass, 1.0, -module.schedule.survival_prob_rate(states.t))
     nats = weight * process.bregman_loss(states.n_deaths, expected_births)
@@ -456,21 +457,26 @@ def test_one_network_suffices(masked):
     assert (model.get_imputed_counts() >= 0).all()
 
 
-def test_masks_of_training_are_unselective_or_take_low_counts():
-    """Half is observed on average in cells that lose counts blindly; else more than half, and more of the high counts."""
+def test_masks_of_training_are_unselective_or_take_low_or_high_counts():
+    """Half is observed on average in cells that lose counts blindly; of the others, what the strength of selection says."""
     x_0 = torch.arange(20.0).expand(20_000, 20)
-    prob = _training_states.observation_prob(x_0, torch.full((20,), 2.0), torch.Generator().manual_seed(0))
+    mean_profile = torch.full((20,), 2.0)
+    prob, selection = _training_states.observation_prob(x_0, mean_profile, torch.Generator().manual_seed(0))
     blind = np.ones(20_000, dtype=bool)
     blind[_training_states.SELECTIVE] = False
+    assert (selection[blind] == 0).all()
     assert (prob[blind] == prob[blind, :1]).all()
     assert kstest(prob[blind, 0].numpy(), "uniform").pvalue > ALPHA
-    selective = prob[~blind][prob[~blind].std(1) > 1e-4]  # the bound may be 0, or nothing be lost
-    assert len(selective) > 0.99 * (~blind).sum()
-    assert (selective.diff(dim=1) > 0).all()
-    # The odds ratio between no molecule and ever more of them stays below the stated bound.
-    log_odds = torch.logit(selective)
-    assert (log_odds[:, -1] - log_odds[:, 0]).max() < _training_states.MAX_LOG_ODDS_RATIO
-    assert selective.mean() > 0.6
+    strength = selection[~blind].double()
+    assert kstest(strength.flatten().numpy() / MAX_STRENGTH, uniform(-1, 2).cdf).pvalue > ALPHA
+    log_odds = torch.logit(prob[~blind].double(), eps=1e-9)
+    inside = (log_odds.abs() < 8).all(1)  # single precision has few digits left near 0 and 1
+    assert inside.sum() > 0.9 * len(inside)
+    expected = strength * height(torch.arange(20.0), mean_profile).double().diff()
+    torch.testing.assert_close(log_odds.diff(dim=1)[inside], expected[inside], rtol=1e-2, atol=1e-2)
+    # The root of a uniform number has the mean 2/3.
+    middle = torch.sigmoid(log_odds - strength * height(torch.arange(20.0), mean_profile))[:, 0]
+    assert abs(middle.mean() - 2 / 3) < 5 * (1 / 18) ** 0.5 / len(middle) ** 0.5
 
 
 def test_training_on_every_cell_needs_no_validation(masked):

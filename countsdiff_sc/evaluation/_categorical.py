@@ -114,7 +114,9 @@ class CategoricalDenoiser(nn.Module):
         seen = visible.to(x.dtype)
         expected = (seen @ self.profile).unsqueeze(1)
         depth = (x.sum(1, keepdim=True) + self.depth_concentration) / (expected + self.depth_concentration)
-        nothing = Conditions(x.new_empty(1, len(x), 0, dtype=torch.long), x.new_empty(1, len(x), 0))
+        nothing = Conditions(
+            x.new_empty(1, len(x), 0, dtype=torch.long), x.new_empty(1, len(x), 0), x.new_zeros(1, len(x), 1)
+        )
         inputs = (tensor.unsqueeze(0) for tensor in (x, seen, depth * self.profile, depth, 1.0 - seen.mean(1)))
         x_1, seen_1, rate_1, depth_1, t_1 = inputs  # with the axis of networks, of which there is one
         context = self.context(x_1, seen_1, depth_1, t_1, nothing)

@@ -1,13 +1,15 @@
-"""What a denoiser is told about a cell besides its counts: time, depth, labels, batches, covariates."""
+"""What a denoiser is told about a cell besides its counts: time, depth, labels, batches, covariates, selection."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from countsdiff_sc.process._selection import MAX_STRENGTH
 
 from ._members import MemberLinear
 
@@ -22,26 +24,35 @@ class Conditions:
         One code per categorical condition, ``-1`` for unknown; integers, shape ``(B, n_categorical)``.
     continuous
         Continuous covariates, shape ``(B, n_continuous)``.
+    selection
+        How much more often high counts are observed than low ones, 0 where they are missing at random, see
+        :meth:`countsdiff_sc.CountsDiffSC.impute`; shape ``(B, 1)``.
     """
 
     categories: Tensor
     continuous: Tensor
+    selection: Tensor
 
     def __getitem__(self, cells: Tensor | slice) -> Conditions:
         """Those of some cells."""
-        return Conditions(self.categories[cells], self.continuous[cells])
+        return Conditions(self.categories[cells], self.continuous[cells], self.selection[cells])
+
+    def under(self, selection: float | Tensor) -> Conditions:
+        """Copy for another selection."""
+        return replace(self, selection=torch.zeros_like(self.selection) + selection)
 
     def dropped(self, drop: Tensor) -> Conditions:
         """Copy in which conditions marked in ``drop`` (bool, ``(B, n_categorical + n_continuous)``) are unknown."""
         n_categorical = self.categories.shape[1]
-        return Conditions(
-            self.categories.masked_fill(drop[:, :n_categorical], -1),
-            self.continuous.masked_fill(drop[:, n_categorical:], math.nan),
+        categories = self.categories.masked_fill(drop[:, :n_categorical], -1)
+        return replace(
+            self, categories=categories, continuous=self.continuous.masked_fill(drop[:, n_categorical:], math.nan)
         )
 
     def unknown(self) -> Conditions:
         """Copy in which every condition is unknown."""
-        return Conditions(torch.full_like(self.categories, -1), torch.full_like(self.continuous, math.nan))
+        unknown = torch.full_like(self.categories, -1), torch.full_like(self.continuous, math.nan)
+        return Conditions(*unknown, self.selection)
 
 
 class ConditionEmbedding(nn.Module):
@@ -75,7 +86,7 @@ def fourier_features(t: Tensor, n_features: int) -> Tensor:
 
 
 class CellContext(nn.Module):
-    """Embed time, visible depth and conditions into one vector per cell.
+    """Embed time, visible depth, selection and conditions into one vector per cell.
 
     Parameters
     ----------
@@ -102,7 +113,7 @@ class CellContext(nn.Module):
         n_members: int = 1,
     ):
         super().__init__()
-        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 2, width)
+        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 3, width)
         self.out = MemberLinear(n_members, width, width)
         self.conditions = ConditionEmbedding(width, n_categories, n_continuous, n_members)
 
@@ -123,5 +134,5 @@ class CellContext(nn.Module):
         n_molecules = x_t.sum(dim=-1, keepdim=True)
         scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(-1, keepdim=True)]
         # Counts of molecules span orders of magnitude; 7 nats is about a thousand.
-        scalars.append(n_molecules.log1p() / 7.0)
+        scalars += [n_molecules.log1p() / 7.0, conditions.selection / MAX_STRENGTH]
         return self.out(F.silu(self.scalars(torch.cat(scalars, dim=-1)))) + self.conditions(conditions)

@@ -124,7 +124,7 @@ class CountDenoiser(nn.Module):
         depth = self.infer_depth(x_t, survival_prob)
         base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
-        inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous)
+        inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous, conditions.selection)
         if apart:
             shares = self._read(*map(self._shares, inputs), genes)
             read = (_joined(share, len(x_t)).unsqueeze(0) for share in shares)
@@ -150,10 +150,11 @@ class CountDenoiser(nn.Module):
         t: Tensor,
         categories: Tensor,
         continuous: Tensor,
+        selection: Tensor,
         genes: slice | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Log-ratio and log inverse dispersion of each entry by each network, ``(E, B, G)``."""
-        context = self.context(x_t, survival_prob, depth, t, Conditions(categories, continuous))
+        context = self.context(x_t, survival_prob, depth, t, Conditions(categories, continuous, selection))
         if hasattr(self.backbone, "n_members"):
             return self.backbone(x_t, survival_prob, base_rate, context, genes)
         read = self.backbone(*(tensor.squeeze(0) for tensor in (x_t, survival_prob, base_rate, context)))

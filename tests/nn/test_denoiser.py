@@ -1,5 +1,7 @@
 """What every denoiser must satisfy, whatever its backbone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,8 @@ def cells():
     survival_prob = torch.rand(B, G, generator=generator)
     survival_prob[:, :3] = 1.0
     t = torch.rand(B, generator=generator)
-    conditions = Conditions(torch.tensor([[0], [1], [2], [-1], [0], [1]]), torch.randn(B, 1, generator=generator))
+    labels, covariate = torch.tensor([[0], [1], [2], [-1], [0], [1]]), torch.randn(B, 1, generator=generator)
+    conditions = Conditions(labels, covariate, torch.tensor([[0.0], [4.0], [0.0], [-8.0], [1.0], [0.0]]))
     return x_t, survival_prob, t, conditions
 
 
@@ -73,8 +76,8 @@ def test_a_cell_does_not_depend_on_its_neighbours_in_the_minibatch(denoiser, cel
     together, _ = denoiser(*cells)
     for cell in range(B):
         rows = slice(cell, cell + 1)
-        alone = Conditions(conditions.categories[rows], conditions.continuous[rows])
-        torch.testing.assert_close(denoiser(x_t[rows], survival_prob[rows], t[rows], alone)[0], together[rows])
+        alone, _ = denoiser(x_t[rows], survival_prob[rows], t[rows], conditions[rows])
+        torch.testing.assert_close(alone, together[rows])
 
 
 def test_the_output_depends_on_everything_the_network_is_told(denoiser, cells):
@@ -84,8 +87,9 @@ def test_the_output_depends_on_everything_the_network_is_told(denoiser, cells):
         "counts": (x_t + 1, survival_prob, t, conditions),
         "survival": (x_t, survival_prob * 0.5, t, conditions),
         "time": (x_t, survival_prob, 1 - t, conditions),
-        "label": (x_t, survival_prob, t, Conditions((conditions.categories + 1) % 3, conditions.continuous)),
-        "covariate": (x_t, survival_prob, t, Conditions(conditions.categories, conditions.continuous + 1)),
+        "label": (x_t, survival_prob, t, replace(conditions, categories=(conditions.categories + 1) % 3)),
+        "covariate": (x_t, survival_prob, t, replace(conditions, continuous=conditions.continuous + 1)),
+        "selection": (x_t, survival_prob, t, conditions.under(conditions.selection + 2.0)),
     }
     for name, arguments in changed.items():
         missing = reference[:, 3:]
@@ -95,8 +99,7 @@ def test_the_output_depends_on_everything_the_network_is_told(denoiser, cells):
 def test_a_missing_covariate_is_the_average_one(denoiser, cells):
     x_t, survival_prob, t, conditions = cells
     denoiser.continuous_location.fill_(0.7)
-    missing = Conditions(conditions.categories, torch.full((B, 1), torch.nan))
-    average = Conditions(conditions.categories, torch.full((B, 1), 0.7))
+    missing, average = (replace(conditions, continuous=torch.full((B, 1), value)) for value in (torch.nan, 0.7))
     torch.testing.assert_close(denoiser(x_t, survival_prob, t, missing), denoiser(x_t, survival_prob, t, average))
 
 
@@ -135,9 +138,8 @@ def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
     observed = (torch.arange(G) % 2 == 0).expand(2, G)
     x_t = torch.where(observed, torch.tensor([[1.0], [2.0]]) * profile, 0.0)
     with torch.no_grad():
-        expected_births, _ = denoiser(
-            x_t, observed.float(), torch.ones(2), Conditions(torch.empty(2, 0).long(), torch.empty(2, 0))
-        )
+        nothing_known = Conditions(torch.empty(2, 0).long(), torch.empty(2, 0), torch.zeros(2, 1))
+        expected_births, _ = denoiser(x_t, observed.float(), torch.ones(2), nothing_known)
     exact = torch.tensor([[1.0], [2.0]]) * profile
     np.testing.assert_allclose(expected_births[~observed], exact[~observed], rtol=0.15)
 
@@ -180,8 +182,7 @@ def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells, 
     for member, denoiser in enumerate(alone):
         share = slice(2 * member, 2 * member + 2)
         x_t, survival_prob, t, conditions = cells
-        own = Conditions(conditions.categories[share], conditions.continuous[share])
-        expected = denoiser.train()(x_t[share], survival_prob[share], t[share], own, apart=True)
+        expected = denoiser.train()(x_t[share], survival_prob[share], t[share], conditions[share], apart=True)
         torch.testing.assert_close(found[0][share], expected[0])
         torch.testing.assert_close(found[1][share], expected[1])
 
@@ -190,8 +191,8 @@ def test_in_training_each_network_learns_from_its_own_share_of_the_cells(cells, 
 def test_fewer_or_uneven_shares_are_no_hindrance(cells, n_cells):
     together, _ = ensemble_and_members("gene_set_transformer")
     x_t, survival_prob, t, conditions = cells
-    few = Conditions(conditions.categories[:n_cells], conditions.continuous[:n_cells])
-    mean, dispersion = together.train()(x_t[:n_cells], survival_prob[:n_cells], t[:n_cells], few, apart=True)
+    few = (tensor[:n_cells] for tensor in (x_t, survival_prob, t, conditions))
+    mean, dispersion = together.train()(*few, apart=True)
     assert mean.shape == dispersion.shape == (n_cells, G)
     (mean.sum() + dispersion.sum()).backward()
 
