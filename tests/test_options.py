@@ -82,7 +82,8 @@ def test_one_step_draws_by_the_rule(births, law):
     options = {"estimate": "sample", "births": births, "seed": 0}
     draw = model.get_imputed_counts(cells, **options).toarray()
     assert_law(draw[:, ::2], law)
-    assert n_passes(model, lambda: model.get_imputed_counts(cells, n_samples=3, **options)) == 4  # one for each block
+    n_blocks = n_passes(model, lambda: model.get_imputed_counts(cells, n_samples=3, selection=0, **options))
+    assert n_blocks == 4
     # Its quantiles are those of draws, and the mean that of the network whatever the rule.
     low, high = model.get_imputed_counts(cells, quantiles=(0.05, 0.95), births=births, seed=0)
     if births != "negative_binomial":
@@ -149,7 +150,7 @@ def test_conditions_go_by_the_columns_of_obs(model):
 
 def passes_of(model, scale, method="impute"):
     calls = {
-        "impute": lambda: model.get_imputed_counts(guidance_scale=scale, seed=0),
+        "impute": lambda: model.get_imputed_counts(guidance_scale=scale, selection=0, seed=0),
         "sample": lambda: model.sample(5, guidance_scale=scale, n_steps=2, seed=0),
     }
     return n_passes(model, calls[method]) // (1 if method == "impute" else 2)

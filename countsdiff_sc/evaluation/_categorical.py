@@ -101,7 +101,7 @@ class CategoricalDenoiser(nn.Module):
         self.read_factors = nn.Linear(self.backbone.n_features, n_genes * rank)
         nn.init.normal_(self.read_factors.weight, std=2e-3)
         nn.init.zeros_(self.read_factors.bias)
-        self.context = CellContext(self.backbone.context_width)
+        self.context = CellContext(self.backbone.context_width, selection=False)
         place = classes.lower.log1p() / classes.lower[-1].log1p()
         self.basis = nn.Parameter(torch.stack([torch.cos(math.pi * (r + 1) * place) for r in range(rank)]))
         self.depth_factor = nn.Parameter(torch.zeros(n_genes, rank))

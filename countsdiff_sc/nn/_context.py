@@ -100,6 +100,8 @@ class CellContext(nn.Module):
         Number of continuous covariates.
     n_members
         Number of networks ``E``.
+    selection
+        Whether the networks are told how counts were selected.
     """
 
     N_TIME_FEATURES = 8
@@ -111,9 +113,12 @@ class CellContext(nn.Module):
         n_categories: tuple[int, ...] = (),
         n_continuous: int = 0,
         n_members: int = 1,
+        *,
+        selection: bool = True,
     ):
         super().__init__()
-        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 3, width)
+        self.selection = selection
+        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 2 + selection, width)
         self.out = MemberLinear(n_members, width, width)
         self.conditions = ConditionEmbedding(width, n_categories, n_continuous, n_members)
 
@@ -134,5 +139,7 @@ class CellContext(nn.Module):
         n_molecules = x_t.sum(dim=-1, keepdim=True)
         scalars = [fourier_features(t, self.N_TIME_FEATURES), depth.log(), survival_prob.mean(-1, keepdim=True)]
         # Counts of molecules span orders of magnitude; 7 nats is about a thousand.
-        scalars += [n_molecules.log1p() / 7.0, conditions.selection / MAX_STRENGTH]
+        scalars.append(n_molecules.log1p() / 7.0)
+        if self.selection:
+            scalars.append(conditions.selection / MAX_STRENGTH)
         return self.out(F.silu(self.scalars(torch.cat(scalars, dim=-1)))) + self.conditions(conditions)
