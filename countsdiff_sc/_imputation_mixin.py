@@ -24,7 +24,7 @@ from countsdiff_sc._request import ImputationRequest
 #: read once for so many cells at least.
 BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
 #: Entries whose masks tell how counts were selected, and the least number of cells that they belong to.
-SELECTION_ENTRIES, MIN_SELECTION_CELLS = 2**17, 32
+SELECTION_ENTRIES, MIN_SELECTION_CELLS = 2**16, 32
 
 
 class ImputationMixin:
