@@ -21,6 +21,8 @@ MIN_Z_SCORE = 3.0
 _N_ROUNDS_AT_RANDOM, _N_ROUNDS = 3, 10
 #: Precision of the prior of an effect, which keeps it finite where all entries of a cell or a gene are missing.
 _EFFECT_PRECISION = 0.1
+#: Most patterns that masks are searched for, and how many times as strong as the strongest in noise they have to be.
+_MAX_PATTERNS, _CLEARLY = 8, 1.6
 _TINY = 1e-9
 
 
@@ -70,32 +72,53 @@ def estimate_strength(
     law = [(prob, height(counts, mean_profile)) for prob, counts in _three_counts(mean, dispersion)]
     expected = [(torch.ones_like(mean), sum(prob * h for prob, h in law))]  # all that matters at strength 0
     fit = _SelectionFit(observed.to(mean.dtype), (~seen).to(mean.dtype), expected, 1.0 - seen_prob)
-    for _ in range(_N_ROUNDS_AT_RANDOM):
-        fit.update_cells()
-        fit.update_genes()
-    by_gene, _ = fit.score_of_strength()
-    z_score = by_gene.sum().abs() / by_gene.square().sum().sqrt().clamp(min=_TINY)
-    if not float(z_score) > MIN_Z_SCORE:
+    if not fit.refutes_randomness():
+        return 0.0
+    if fit.finds_patterns() and not fit.refutes_randomness():
         return 0.0
     fit.law = law
     for _ in range(_N_ROUNDS):
-        fit.update_cells()
-        fit.update_genes(with_strength=True)
+        fit.update_effects(with_strength=True)
     return float(fit.strength)
 
 
 class _SelectionFit:
-    """Fisher scoring of the effects of cells and genes and of the strength, one after the other."""
+    """Fisher scoring of the effects of cells and genes and of the strength, one after the other.
+
+    A gene may have a further effect for each pattern that cells follow: ``patterns``, of shape ``(B, K)``, has a column of
+    ones for the effect that it has in all of them.
+    """
 
     def __init__(self, observed: Tensor, judged: Tensor, law: list[tuple[Tensor, Tensor]], judged_prob: float):
         self.observed, self.judged, self.law, self.judged_prob = observed, judged, law, judged_prob
         self.cell = observed.new_zeros(len(observed), 1)
-        self.gene = observed.new_zeros(1, observed.shape[1])
+        self.patterns, self.gene = observed.new_ones(len(observed), 1), observed.new_zeros(1, observed.shape[1])
         self.strength = observed.new_zeros(())
+
+    def refutes_randomness(self) -> bool:
+        """Fit the effects alone, and put to the test that there is nothing else."""
+        for _ in range(_N_ROUNDS_AT_RANDOM):
+            self.update_effects()
+        by_gene, information = self._apart_from_effects(*self.derivatives())
+        # Over genes or over entries, whichever is larger: where nothing is left to chance the former is next to nothing.
+        variance = torch.maximum(by_gene.square().sum(), information)
+        return bool(by_gene.sum().abs() > MIN_Z_SCORE * variance.sqrt())
+
+    def finds_patterns(self) -> bool:
+        """Let genes have effects for what many masks have in common beyond effects, if there is such a thing."""
+        score, information, _ = self.derivatives()
+        residual = score / information.clamp(min=_TINY).sqrt()
+        vectors, values, _ = torch.linalg.svd(residual, full_matrices=False)
+        # The largest singular value of noise of that variance (Marchenko & Pastur 1967).
+        noise = residual.square().mean().sqrt() * sum(size**0.5 for size in residual.shape)
+        patterns = vectors[:, :_MAX_PATTERNS][:, values[:_MAX_PATTERNS] > _CLEARLY * noise] * len(vectors) ** 0.5
+        self.patterns = torch.cat([self.patterns, patterns], dim=1)
+        self.gene = torch.cat([self.gene, self.gene.new_zeros(patterns.shape[1], self.gene.shape[1])])
+        return patterns.shape[1] > 0
 
     def derivatives(self) -> tuple[Tensor, Tensor, Tensor]:
         """Score and information of each entry's logit, and what a unit of strength adds to that."""
-        logit = self.cell + self.gene
+        logit = self.cell + self.patterns @ self.gene
         prob = by_logit = by_strength = torch.zeros_like(self.observed)
         for weight, h in self.law:
             of_count = torch.sigmoid(logit + self.strength * h)
@@ -108,38 +131,38 @@ class _SelectionFit:
         information = self.judged * leverage.square() * expected * (1.0 - expected)
         return score, information, by_strength / by_logit.clamp(min=_TINY)
 
-    def update_cells(self) -> None:
+    def update_effects(self, *, with_strength: bool = False) -> None:
+        """A step of the effects of cells, then one of those of genes, and of the strength where it is not held."""
         score, information, _ = self.derivatives()
-        self.cell = self.cell + _step(score, information, self.cell, dim=1)
-
-    def update_genes(self, *, with_strength: bool = False) -> None:
+        self.cell = self.cell + _of_cells(score, information, self.cell)
         score, information, slope = self.derivatives()
-        self.gene = self.gene + _step(score, information, self.gene, dim=0)
+        self.gene = self.gene + self._of_genes(score, information, self.gene)
         if with_strength:
-            by_gene, of_strength = _apart_from_effects(score, information, slope)
+            by_gene, of_strength = self._apart_from_effects(score, information, slope)
             step = (by_gene.sum() / of_strength.clamp(min=_TINY)).clamp(-MAX_STRENGTH / 4.0, MAX_STRENGTH / 4.0)
             before, self.strength = self.strength, (self.strength + step).clamp(-MAX_STRENGTH, MAX_STRENGTH)
-            # What the strength adds on average the gene's effect gives up.
-            self.gene = self.gene - (self.strength - before) * _average(slope, information, dim=0)
+            # What the strength adds on average the effects of genes give up.
+            self.gene = self.gene - (self.strength - before) * self._of_genes(information * slope, information)
 
-    def score_of_strength(self) -> tuple[Tensor, Tensor]:
-        """Score of the strength, gene by gene ``(G,)``, and its information, both apart from the effects."""
-        return _apart_from_effects(*self.derivatives())
+    def _of_genes(self, score: Tensor, information: Tensor, effect: Tensor | float = 0.0) -> Tensor:
+        """Step of the genes' effects by one pattern or more, ``(K, G)``: a least-squares problem for each gene."""
+        squares = torch.einsum("bk,bl,bg->gkl", self.patterns, self.patterns, information)
+        squares = squares + _EFFECT_PRECISION * torch.eye(self.patterns.shape[1], device=squares.device)
+        gradient = self.patterns.T @ score - _EFFECT_PRECISION * effect
+        return torch.linalg.solve(squares, gradient.T).T
+
+    def _apart_from_effects(self, score: Tensor, information: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Score of the strength, gene by gene ``(G,)``, and its information, by what effects do not explain of the slope."""
+        for _ in range(2):
+            slope = slope - _of_cells(information * slope, information)
+            slope = slope - self.patterns @ self._of_genes(information * slope, information)
+        return (score * slope).sum(0), (information * slope.square()).sum()
 
 
-def _step(score: Tensor, information: Tensor, effect: Tensor, *, dim: int) -> Tensor:
-    gradient = score.sum(dim, keepdim=True) - _EFFECT_PRECISION * effect
-    return gradient / (information.sum(dim, keepdim=True) + _EFFECT_PRECISION)
-
-
-def _average(values: Tensor, weight: Tensor, *, dim: int) -> Tensor:
-    return (weight * values).sum(dim, keepdim=True) / (weight.sum(dim, keepdim=True) + _EFFECT_PRECISION)
-
-
-def _apart_from_effects(score: Tensor, information: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    for dim in (1, 0, 1, 0):
-        slope = slope - _average(slope, information, dim=dim)
-    return (score * slope).sum(0), (information * slope.square()).sum()
+def _of_cells(score: Tensor, information: Tensor, effect: Tensor | float = 0.0) -> Tensor:
+    """Step of the cells' effects, ``(B, 1)``."""
+    gradient = score.sum(1, keepdim=True) - _EFFECT_PRECISION * effect
+    return gradient / (information.sum(1, keepdim=True) + _EFFECT_PRECISION)
 
 
 def _three_counts(mean: Tensor, dispersion: Tensor) -> list[tuple[Tensor, Tensor]]:
