@@ -184,6 +184,7 @@ def impute_cells(
     masks: Iterable[np.ndarray] | None,
     request: ImputationRequest,
     *,
+    selection: Sequence[float],
     rows: Sequence[np.ndarray],
     zeros_are_missing: bool,
     seed: int,
@@ -200,6 +201,8 @@ def impute_cells(
         Observed mask of each block, ``(B, G)``; None where the registered data say what is missing.
     request
         What to compute.
+    selection
+        How much more often high counts of each modality are observed than low ones.
     rows
         Rows of each block in the data.
     zeros_are_missing
@@ -213,16 +216,14 @@ def impute_cells(
     """
     device = module.device
     folds = torch.as_tensor(gene_folds(len(module.net.mean_profile), seed), device=device)
+    strength = torch.tensor(selection, device=device)
 
     def imputed(block, generator: torch.Generator) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
         tensors, mask, cells = block
         tensors = {key: value.to(device) for key, value in tensors.items()}
         mask = None if mask is None else torch.as_tensor(mask, device=device)
         x, observed = module.counts_and_known(tensors, mask)
-        conditions, of_block = (
-            module.conditions(tensors).under(request.selection or 0.0),
-            request.of_cells(cells, device),
-        )
+        conditions, of_block = module.conditions(tensors).under(strength), request.of_cells(cells, device)
         if zeros_are_missing:
             found = Tally(n_missing=int((x == 0).sum()))
             results = impute_zeros(module, x, folds, conditions, of_block, generator)
@@ -243,8 +244,10 @@ def impute_cells(
     return [output.stacked() for output in outputs], tally
 
 
-def estimated_selection(module: CountsDiffModule, tensors: dict[str, Tensor], mask: np.ndarray | None) -> float:
-    """How much more often high counts are observed than low ones, from the masks of some cells and what is expected there.
+def estimated_selection(
+    module: CountsDiffModule, tensors: dict[str, Tensor], mask: np.ndarray | None
+) -> tuple[float, ...]:
+    """How much more often high counts of each modality are observed than low ones, told from the masks of some cells.
 
     The network sees a part of what is observed. What is expected of the rest, and of what is missing, then does not depend
     on what stands there, and under a mask at random nothing but effects of cells and genes tells the two apart.
@@ -262,12 +265,22 @@ def estimated_selection(module: CountsDiffModule, tensors: dict[str, Tensor], ma
     tensors = {key: value.to(device) for key, value in tensors.items()}
     mask = None if mask is None else torch.as_tensor(mask, device=device)
     x, observed = module.counts_and_known(tensors, mask)
+    if bool(observed.all()):
+        return (0.0,) * module.net.membership.shape[1]
     # A seed of its own: what is estimated does not depend on what is drawn.
     generator = torch.Generator(device).manual_seed(0)
     seen = observed & (torch.rand(x.shape, generator=generator, device=device) < SEEN_PROB)
     denoise = module.bind(seen, module.conditions(tensors))
     law = denoise(x * seen, torch.ones((), device=device))
-    return estimate_strength(observed, seen, *law, module.net.mean_profile, seen_prob=SEEN_PROB)
+    # Each modality by itself: cells may lack one of them for reasons that have nothing to do with another.
+    modalities = (column > 0 for column in module.net.membership.T)
+    matrices = observed, seen, *law
+    return tuple(
+        estimate_strength(
+            *(matrix[:, genes] for matrix in matrices), module.net.mean_profile[genes], seen_prob=SEEN_PROB
+        )
+        for genes in modalities
+    )
 
 
 def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:

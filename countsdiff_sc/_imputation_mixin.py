@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import Tally, estimated_selection, impute_cells
 from countsdiff_sc._request import ImputationRequest
+from countsdiff_sc.process._selection import MAX_STRENGTH
 
 #: Cells worked off together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
 #: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
@@ -46,7 +46,7 @@ class ImputationMixin:
         n_resample: int = 1,
         resample_window: int = 1,
         known_path: str = "fresh",
-        selection: float | None = None,
+        selection: float | Mapping[str, float] | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
@@ -99,11 +99,12 @@ class ImputationMixin:
         known_path
             With ``"remask"``, whether observed entries are thinned ``"fresh"`` at each step, or along one ``"coherent"`` path.
         selection
-            Whether counts are missing because of what they are: the log odds with which the highest counts of a gene are observed
-            rather than its lowest ones, between -8 and 8. 0 says that they are missing at random, whatever cells and genes lose
+            Whether counts are missing because of what they are: the log odds ratio of being observed between a count far above and one
+            far below its gene's mean, between -8 and 8. 0 says that they are missing at random, whatever cells and genes lose
             most; above 0 low counts are missing more often (dropout), and what is imputed is lower. By default it is estimated
-            from the mask of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted. The
-            value used is recorded. With ``"remask"``, and where zeros are imputed, it is 0.
+            from the mask of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted. For
+            MuData each modality has its own, and a mapping states some of them. What was used is recorded. With
+            ``"remask"``, and where zeros are imputed, it is 0.
         indices
             Cells to impute; others keep their counts.
         batch_size
@@ -142,7 +143,6 @@ class ImputationMixin:
         record = {
             **request.recorded(),
             "n_steps": request.transitions,
-            **about,
             "seed": seed,
             "batch_size": batch_size,
             "versions": _writing.versions(),
@@ -152,10 +152,10 @@ class ImputationMixin:
             _writing.remove_stale_draws(matrix, layer, names)
         for name, values in zip(names, outputs, strict=True):
             offset = 0
-            for matrix in matrices:
+            for matrix, found in zip(matrices, about, strict=True):
                 n_vars = matrix.adata.n_vars
                 part = values if len(matrices) == 1 else values[:, offset : offset + n_vars]
-                _writing.write_layer(matrix, name, part, subset, record)
+                _writing.write_layer(matrix, name, part, subset, {**record, **found})
                 offset += n_vars
 
     def get_imputed_counts(
@@ -173,7 +173,7 @@ class ImputationMixin:
         n_resample: int = 1,
         resample_window: int = 1,
         known_path: str = "fresh",
-        selection: float | None = None,
+        selection: float | Mapping[str, float] | None = None,
         quantiles: Sequence[float] | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -230,8 +230,7 @@ class ImputationMixin:
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
         request.check_selects(mask_kind)
-        if request.selection is None:
-            request = replace(request, selection=self._estimated_selection(data, request, mask, mask_kind, in_order))
+        selection = self._selection(data, matrices, request, mask, mask_kind, in_order)
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
         blocks = [in_order[first : first + batch_size] for first in range(0, len(rows), batch_size)]
         outputs, tally = impute_cells(
@@ -239,6 +238,7 @@ class ImputationMixin:
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
             None if mask is None else (dense(mask[cells]) for cells in blocks),
             request,
+            selection=selection,
             rows=blocks,
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
@@ -246,17 +246,30 @@ class ImputationMixin:
         _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
         if not np.array_equal(rows, in_order):
             outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
-        about = {"observed_mask": mask_kind, "selection": request.selection}
-        return outputs, rows, {**about, "n_cells": len(rows), "n_imputed": tally.n_missing}
+        about = {"observed_mask": mask_kind, "n_cells": len(rows), "n_imputed": tally.n_missing}
+        return outputs, rows, [{**about, "selection": strength} for strength in selection]
 
-    def _estimated_selection(self, data, request: ImputationRequest, mask, mask_kind: str, rows: np.ndarray) -> float:
-        """From some of the cells that are imputed, the same whenever these are."""
+    def _selection(
+        self, data, matrices: list[CountMatrix], request: ImputationRequest, mask, mask_kind: str, rows: np.ndarray
+    ) -> list[float]:
+        """That of each modality: as stated, or told from a fixed random subset of ``rows``, so that the same rows have the same."""
+        _registration.check_modality_mapping(
+            request.selection, [matrix.modality for matrix in matrices], argument="selection"
+        )
+        if isinstance(request.selection, Mapping):
+            stated = [request.selection.get(matrix.modality) for matrix in matrices]
+        else:
+            stated = [request.selection] * len(matrices)
         if mask_kind == "zeros" or request.conditioning == "remask":
-            return 0.0
+            return [0.0] * len(matrices)
+        if None not in stated:
+            return [float(strength) for strength in stated]
         n_cells = max(SELECTION_ENTRIES // self.n_genes, MIN_SELECTION_CELLS)
         some = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
         (tensors,) = self._make_data_loader(adata=data, indices=some, batch_size=len(some))
-        return estimated_selection(self.module, tensors, None if mask is None else dense(mask[some]))
+        told = estimated_selection(self.module, tensors, None if mask is None else dense(mask[some]))
+        _warn_of_limits(told, stated)
+        return [found if given is None else float(given) for given, found in zip(stated, told, strict=True)]
 
     def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
         if not self.is_trained_:
@@ -312,3 +325,15 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def _warn_of_limits(told: Sequence[float], stated: Sequence[float | None]) -> None:
+    """Say that an estimated selection is as strong as networks know it."""
+    for strength, given in zip(told, stated, strict=True):
+        if given is None and abs(strength) >= MAX_STRENGTH:
+            which, wrong = ("low", "high") if strength > 0 else ("high", "low")
+            msg = (
+                f"By the mask {which} counts are missing so much more often that selection={strength:g}, the limit of what the model "
+                f"knows, as behind a threshold. What is imputed is then likely too {wrong}. Do not read it as counts."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)

@@ -141,7 +141,7 @@ class CountsDiffModule(BaseModuleClass):
         covariates = (
             tensors[REGISTRY_KEYS.CONT_COVS_KEY] if self.n_continuous else torch.empty(n_cells, 0, device=device)
         )
-        return Conditions(categories, covariates, torch.zeros(n_cells, 1, device=device))
+        return Conditions(categories, covariates, torch.zeros(n_cells, len(self.count_keys), device=device))
 
     # ------------------------------------------------------------------ training
 

@@ -105,7 +105,7 @@ class ImputationRequest(SamplingRequest):
     n_resample: int = 1
     resample_window: int = 1
     known_path: str = "fresh"
-    selection: float | None = None
+    selection: float | Mapping[str, float] | None = None
     quantiles: Sequence[float] | None = None
 
     def __post_init__(self):
@@ -141,15 +141,22 @@ class ImputationRequest(SamplingRequest):
         raise ValueError(problem)
 
     def _check_selection(self) -> None:
-        if self.selection is None:
-            return
-        check_number("selection", self.selection, low=-MAX_STRENGTH, high=MAX_STRENGTH)
-        if self.selection and self.conditioning == "remask":
+        given = self.selection if isinstance(self.selection, Mapping) else {None: self.selection}
+        for name, strength in given.items():
+            if strength is not None:
+                argument = "selection" if name is None else f"selection[{name!r}]"
+                check_number(argument, strength, low=-MAX_STRENGTH, high=MAX_STRENGTH)
+        if self.selects and self.conditioning == "remask":
             msg = (
                 f"selection={self.selection} was given with conditioning='remask'. A network that does not see which counts are "
                 "observed cannot allow for how they were selected. Leave one of the two out."
             )
             raise ValueError(msg)
+
+    @property
+    def selects(self) -> bool:
+        """Whether a selection was stated that is not at random."""
+        return any(self.selection.values()) if isinstance(self.selection, Mapping) else bool(self.selection)
 
     def check_selects(self, mask_kind: str) -> None:
         """Raise where a selection was given but zeros are predicted, of which none is missing.
@@ -159,7 +166,7 @@ class ImputationRequest(SamplingRequest):
         ValueError
             If that is so.
         """
-        if self.selection and mask_kind == "zeros":
+        if self.selects and mask_kind == "zeros":
             msg = (
                 f"selection={self.selection} was given, but no count is missing: without a mask and without NaN zeros are "
                 "predicted, fold by fold at random. Pass observed_mask, or leave selection out."

@@ -37,7 +37,8 @@ class TrainingStates:
     one_pass
         Whether that was not drawn from the time distribution, bool, shape ``(B, 1)``.
     selection
-        How much more often high counts are observed than low ones, see :mod:`~countsdiff_sc.process._selection`; ``(B, 1)``.
+        How much more often high counts are observed than low ones, in each modality, see
+        :mod:`~countsdiff_sc.process._selection`; ``(B, D)``.
     """
 
     x_t: Tensor
@@ -87,7 +88,7 @@ def training_states(
     t = time_distribution.at(schedule, uniform(n_cells, 1))
     one_pass = uniform(n_cells, 1) < one_pass_fraction
     t = t.masked_fill(one_pass, 1.0)
-    observed_prob, selection = observation_prob(x_0, mean_profile, generator)
+    observed_prob, selection = observation_prob(x_0, mean_profile, membership, generator)
     if generation_times is not None:
         start_from_nothing(t, observed_prob, one_pass, generation_times, generator)
     n_modalities = membership.shape[1]
@@ -107,18 +108,22 @@ def training_states(
     return TrainingStates(x_t, n_deaths, survival_prob, n_targets, t, one_pass, selection)
 
 
-def observation_prob(x_0: Tensor, mean_profile: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Probability with which each entry is observed, ``(B, G)``, and how selective that is, ``(B, 1)``.
+def observation_prob(
+    x_0: Tensor, mean_profile: Tensor, membership: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Probability with which each entry is observed, ``(B, G)``, and how selective that is, ``(B, D)``.
 
     The observed fraction of a cell is itself uniform, so every conditional met at imputation, and generation, is trained. Some
     cells lose low counts more often than high ones, or the reverse: about two thirds of their entries are observed.
     """
     n_cells, n_genes = x_0.shape
     x_0 = torch.nan_to_num(x_0[SELECTIVE])
-    fraction, strength = (torch.rand(n, 1, generator=generator, device=x_0.device) for n in (n_cells, len(x_0)))
-    prob, selection = fraction.repeat(1, n_genes), torch.zeros_like(fraction)
+    sizes = (n_cells, 1), (len(x_0), membership.shape[1])
+    fraction, strength = (torch.rand(size, generator=generator, device=x_0.device) for size in sizes)
+    prob, selection = fraction.repeat(1, n_genes), fraction.new_zeros(n_cells, membership.shape[1])
     selection[SELECTIVE] = MAX_STRENGTH * (2.0 * strength - 1.0)
-    odds = torch.logit(fraction[SELECTIVE].sqrt(), eps=1e-4) + selection[SELECTIVE] * height(x_0, mean_profile)
+    of_entries = selection[SELECTIVE] @ membership.T
+    odds = torch.logit(fraction[SELECTIVE].sqrt(), eps=1e-4) + of_entries * height(x_0, mean_profile)
     prob[SELECTIVE] = torch.sigmoid(odds)
     return prob, selection
 

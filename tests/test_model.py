@@ -461,7 +461,9 @@ def test_masks_of_training_are_unselective_or_take_low_or_high_counts():
     """Half is observed on average in cells that lose counts blindly; of the others, what the strength of selection says."""
     x_0 = torch.arange(20.0).expand(20_000, 20)
     mean_profile = torch.full((20,), 2.0)
-    prob, selection = _training_states.observation_prob(x_0, mean_profile, torch.Generator().manual_seed(0))
+    prob, selection = _training_states.observation_prob(
+        x_0, mean_profile, torch.ones(20, 1), torch.Generator().manual_seed(0)
+    )
     blind = np.ones(20_000, dtype=bool)
     blind[_training_states.SELECTIVE] = False
     assert (selection[blind] == 0).all()

@@ -25,8 +25,8 @@ class Conditions:
     continuous
         Continuous covariates, shape ``(B, n_continuous)``.
     selection
-        How much more often high counts are observed than low ones, 0 where they are missing at random, see
-        :meth:`countsdiff_sc.CountsDiffSC.impute`; shape ``(B, 1)``.
+        How much more often high counts of each modality are observed than low ones, 0 where they are missing at random, see
+        :meth:`countsdiff_sc.CountsDiffSC.impute`; shape ``(B, D)``.
     """
 
     categories: Tensor
@@ -37,8 +37,8 @@ class Conditions:
         """Those of some cells."""
         return Conditions(self.categories[cells], self.continuous[cells], self.selection[cells])
 
-    def under(self, selection: float | Tensor) -> Conditions:
-        """Copy for another selection."""
+    def under(self, selection: Tensor) -> Conditions:
+        """Copy for another selection, the same for all cells ``(D,)`` or by cell ``(B, D)``."""
         return replace(self, selection=torch.zeros_like(self.selection) + selection)
 
     def dropped(self, drop: Tensor) -> Conditions:
@@ -118,7 +118,7 @@ class CellContext(nn.Module):
     ):
         super().__init__()
         self.selection = selection
-        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities + 2 + selection, width)
+        self.scalars = MemberLinear(n_members, self.N_TIME_FEATURES + n_modalities * (1 + selection) + 2, width)
         self.out = MemberLinear(n_members, width, width)
         self.conditions = ConditionEmbedding(width, n_categories, n_continuous, n_members)
 

@@ -45,9 +45,11 @@ def height(counts: Tensor, mean_profile: Tensor) -> Tensor:
 def estimate_strength(
     observed: Tensor, seen: Tensor, mean: Tensor, dispersion: Tensor, mean_profile: Tensor, *, seen_prob: float
 ) -> float:
-    r"""Maximum-likelihood estimate of the strength :math:`s` of the selection, 0 unless that is clearly refuted.
+    r"""Maximum-likelihood estimate of the strength :math:`s` of the selection, 0 unless ``s = 0`` is clearly refuted.
 
-    What the counts of an entry may be is the negative binomial law that is expected of it. The hypothesis ``s = 0`` is put to a
+    What it goes by is whether genes are observed more often, or less often, in the cells in which more is expected of them. A
+    mask that depends on what is *expected*, as panels would that were chosen by what each cell type expresses, looks the
+    same. What the counts of an entry may be is the negative binomial law that is expected of it. The hypothesis ``s = 0`` is put to a
     score test, whose standard error is taken over genes: what befalls a gene in a whole group of cells, such as a smaller
     panel in one batch, counts once.
 
@@ -71,7 +73,8 @@ def estimate_strength(
     """
     law = [(prob, height(counts, mean_profile)) for prob, counts in _three_counts(mean, dispersion)]
     expected = [(torch.ones_like(mean), sum(prob * h for prob, h in law))]  # all that matters at strength 0
-    fit = _SelectionFit(observed.to(mean.dtype), (~seen).to(mean.dtype), expected, 1.0 - seen_prob)
+    judged = _informative(~seen, observed)
+    fit = _SelectionFit(observed.to(mean.dtype), judged.to(mean.dtype), expected, 1.0 - seen_prob)
     if not fit.refutes_randomness():
         return 0.0
     if fit.finds_patterns() and not fit.refutes_randomness():
@@ -80,6 +83,20 @@ def estimate_strength(
     for _ in range(_N_ROUNDS):
         fit.update_effects(with_strength=True)
     return float(fit.strength)
+
+
+def _informative(judged: Tensor, observed: Tensor) -> Tensor:
+    """The judged entries of cells and genes of which some are observed and some are missing.
+
+    Others are explained by the effect of the cell or gene, which would have to be infinite: a panel says nothing about counts.
+    """
+    while True:
+        before = judged
+        for dim in (0, 1):
+            n, n_observed = judged.sum(dim, keepdim=True), (judged & observed).sum(dim, keepdim=True)
+            judged = judged & (n_observed > 0) & (n_observed < n)
+        if torch.equal(before, judged):
+            return judged
 
 
 class _SelectionFit:
@@ -124,7 +141,7 @@ class _SelectionFit:
             of_count = torch.sigmoid(logit + self.strength * h)
             change = weight * of_count * (1.0 - of_count)
             prob, by_logit, by_strength = prob + weight * of_count, by_logit + change, by_strength + change * h
-        # Of the entries that are judged as many are observed as odds say that are lower by `judged_prob`.
+        # Odds of being observed, times the probability of not being seen all the same.
         expected = self.judged_prob * prob / (1.0 - (1.0 - self.judged_prob) * prob)
         leverage = by_logit / (prob * (1.0 - prob)).clamp(min=_TINY)
         score = self.judged * leverage * (self.observed - expected)

@@ -45,7 +45,8 @@ def cells():
     survival_prob[:, :3] = 1.0
     t = torch.rand(B, generator=generator)
     labels, covariate = torch.tensor([[0], [1], [2], [-1], [0], [1]]), torch.randn(B, 1, generator=generator)
-    conditions = Conditions(labels, covariate, torch.tensor([[0.0], [4.0], [0.0], [-8.0], [1.0], [0.0]]))
+    selection = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [-8.0, 8.0], [1.0, 1.0], [0.0, 0.0]])
+    conditions = Conditions(labels, covariate, selection)
     return x_t, survival_prob, t, conditions
 
 
@@ -96,6 +97,15 @@ def test_the_output_depends_on_everything_the_network_is_told(denoiser, cells):
         assert not torch.allclose(denoiser(*arguments)[0][:, 3:], missing, rtol=1e-4), name
 
 
+def test_conditions_that_are_hidden_leave_the_selection(cells):
+    """Or guidance would contrast two mechanisms by which counts are missing."""
+    conditions = cells[3]
+    assert (conditions.unknown().categories == -1).all()
+    dropped = conditions.dropped(torch.ones(B, 2, dtype=torch.bool))
+    for hidden in (conditions.unknown(), dropped):
+        torch.testing.assert_close(hidden.selection, conditions.selection)
+
+
 def test_a_missing_covariate_is_the_average_one(denoiser, cells):
     x_t, survival_prob, t, conditions = cells
     denoiser.continuous_location.fill_(0.7)
@@ -118,6 +128,7 @@ def test_the_dispersion_does_not_bend_the_mean(cells, name, dtype):
     torch.manual_seed(0)
     denoiser = perturbed(CountDenoiser(BACKBONES[name](), (G,), (3,), 1)).to(dtype)
     cells = [cell.to(dtype) if isinstance(cell, torch.Tensor) else cell for cell in cells]
+    cells[3] = replace(cells[3], selection=cells[3].selection[:, :1])  # of one modality
     readout, n_deaths = denoiser.read(*cells, apart=True), torch.ones_like(cells[0])
     weight = torch.ones(len(n_deaths), 1, dtype=dtype)
     head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}

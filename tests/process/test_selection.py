@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import nbinom
 
-from countsdiff_sc.process._selection import MAX_STRENGTH, _three_counts, estimate_strength, height
+from countsdiff_sc.process._selection import MAX_STRENGTH, _SelectionFit, _three_counts, estimate_strength, height
 
 N_CELLS, N_GENES = 200, 300
 SEEN_PROB = 0.5
@@ -85,7 +85,8 @@ def at_random(mean, kind, seed):
     rng = np.random.default_rng(seed)
     by_gene, by_cell = mean.log().mean(0), mean.sum(1, keepdim=True).log()
     by_gene, by_cell = (by_gene - by_gene.mean()) / by_gene.std(), (by_cell - by_cell.mean()) / by_cell.std()
-    panels = torch.as_tensor(rng.random((2, N_GENES)) < 0.7)
+    panels, of_groups = (torch.as_tensor(rng.random((n, N_GENES)) < 0.7) for n in (2, 4))
+    frequent, half = (by_gene > by_gene.median()).unsqueeze(0), torch.as_tensor(rng.random((N_CELLS, 1)) < 0.5)
     return {
         "few": lambda: mask_of(torch.full_like(mean, 2.2), seed),
         "half": lambda: mask_of(torch.zeros_like(mean), seed),
@@ -94,6 +95,13 @@ def at_random(mean, kind, seed):
         "deep cells and frequent genes": lambda: mask_of(-1.0 - by_gene - by_cell, seed),
         "a panel": lambda: panels[:1].expand(N_CELLS, N_GENES),
         "a panel for each batch": lambda: panels[torch.as_tensor(rng.integers(0, 2, N_CELLS))],
+        "the most frequent genes": lambda: frequent.expand(N_CELLS, N_GENES),
+        "the rarest genes": lambda: ~frequent.expand(N_CELLS, N_GENES),
+        "the rarest genes in half of the cells": lambda: ~frequent | half,
+        "the rarest genes in half of the cells, and others at random": lambda: (
+            (~frequent | half) & mask_of(torch.full_like(mean, 1.4), seed)
+        ),
+        "a panel for each group": lambda: of_groups[torch.arange(N_CELLS) % 4],
         "nothing": lambda: torch.ones(N_CELLS, N_GENES, dtype=torch.bool),
         "everything": lambda: torch.zeros(N_CELLS, N_GENES, dtype=torch.bool),
     }[kind]()
@@ -110,6 +118,11 @@ def at_random(mean, kind, seed):
         "deep cells and frequent genes",
         "a panel",
         "a panel for each batch",
+        "the most frequent genes",
+        "the rarest genes",
+        "the rarest genes in half of the cells",
+        "the rarest genes in half of the cells, and others at random",
+        "a panel for each group",
         "nothing",
         "everything",
     ],
@@ -120,7 +133,7 @@ def test_a_mask_at_random_is_taken_for_one(mean, kind, seed):
 
 
 def test_false_alarms_are_as_rare_as_stated(mean):
-    """Of 200 masks at random fewer than 6 are taken for selective, which by a rate of 0.3% has probability 4e-5."""
+    """Of 200 masks at random fewer than 6 are taken for selective; 6 or more have probability 4e-5 by a rate of 0.3%."""
     rng = np.random.default_rng(7)
     few = mean[:40]
     alarms = 0
@@ -143,7 +156,7 @@ def test_a_strength_stays_within_what_networks_are_trained_for(mean, direction):
 def test_order_does_not_matter(mean):
     observed = mask_of(3.0 * height(drawn(mean, seed=9), mean.mean(0)), seed=10)
     seen = observed & (torch.rand(mean.shape, generator=torch.Generator().manual_seed(11)) < SEEN_PROB)
-    cells, genes = torch.randperm(N_CELLS), torch.randperm(N_GENES)
+    cells, genes = (torch.randperm(n, generator=torch.Generator().manual_seed(12)) for n in (N_CELLS, N_GENES))
     found = [
         estimate_strength(
             *(tensor[rows][:, columns] for tensor in (observed, seen, mean, DISPERSION)),
@@ -159,3 +172,34 @@ def test_order_does_not_matter(mean):
 def test_extreme_expectations_stay_finite(mean, extreme):
     law = torch.full_like(mean, extreme)
     assert np.isfinite(estimate(mask_of(torch.zeros_like(mean), seed=12), law))
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 5])
+def test_few_cells_on_a_panel_are_at_random(mean, n_cells):
+    few = mean[:n_cells]
+    frequent = (mean.mean(0) > mean.mean(0).median()).expand_as(few)
+    seen = frequent & (torch.rand(few.shape, generator=torch.Generator().manual_seed(13)) < SEEN_PROB)
+    assert estimate_strength(frequent, seen, few, DISPERSION[:n_cells], mean.mean(0), seen_prob=SEEN_PROB) == 0.0
+
+
+def test_the_score_is_the_derivative_of_the_likelihood(mean):
+    """By the logit of an entry and by the strength, against finite differences in double precision."""
+    few = mean[:6, :5].double()
+    observed = mask_of(torch.zeros_like(mean), seed=14)[:6, :5].double()
+    law = [(prob, height(x, mean.mean(0)[:5].double())) for prob, x in _three_counts(few, torch.full_like(few, 2.0))]
+    fit = _SelectionFit(observed, torch.ones_like(few), law, 0.4)
+    fit.cell, fit.strength = fit.cell + torch.linspace(-1, 1, 6).unsqueeze(1), fit.strength + 1.5
+
+    def log_likelihood(cell, strength):
+        prob = sum(weight * torch.sigmoid(cell + strength * h) for weight, h in law)
+        expected = 0.4 * prob / (1.0 - 0.6 * prob)
+        return torch.where(observed > 0, expected, 1.0 - expected).log()
+
+    score, _, slope = fit.derivatives()
+    step = 1e-5
+    by_logit, by_strength = (
+        (log_likelihood(fit.cell + a, fit.strength + b) - log_likelihood(fit.cell - a, fit.strength - b)) / (2 * step)
+        for a, b in ((step, 0.0), (0.0, step))
+    )
+    torch.testing.assert_close(score, by_logit, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(score * slope, by_strength, rtol=1e-6, atol=1e-8)
