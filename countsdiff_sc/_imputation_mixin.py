@@ -229,6 +229,8 @@ class ImputationMixin:
         mask, mask_kind = self._resolve_mask(data, matrices, observed_mask)
         rows = _validation.check_indices(indices, data.n_obs)
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
+        modalities = [matrix.modality for matrix in matrices]
+        _registration.check_modality_mapping(request.selection, modalities, argument="selection")
         request.check_selects(mask_kind)
         selection = self._selection(data, matrices, request, mask, mask_kind, in_order)
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
@@ -253,9 +255,6 @@ class ImputationMixin:
         self, data, matrices: list[CountMatrix], request: ImputationRequest, mask, mask_kind: str, rows: np.ndarray
     ) -> list[float]:
         """That of each modality: as stated, or told from a fixed random subset of ``rows``, so that the same rows have the same."""
-        _registration.check_modality_mapping(
-            request.selection, [matrix.modality for matrix in matrices], argument="selection"
-        )
         if isinstance(request.selection, Mapping):
             stated = [request.selection.get(matrix.modality) for matrix in matrices]
         else:

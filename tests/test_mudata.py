@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import train_tiny
 
-from countsdiff_sc import CountsDiffSC
+from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._counts import CountMatrix, estimate_reference
 
 
@@ -114,3 +114,31 @@ def test_depth_is_estimated_from_the_cells_that_were_measured(mdata):
     half = estimate_reference(CountMatrix(protein, None, "seen", "X"))
     np.testing.assert_allclose(half.mean_profile, everywhere.mean_profile, rtol=1e-5)
     assert half.depth_concentration == pytest.approx(everywhere.depth_concentration)
+
+
+def test_each_modality_has_its_own_selection(mdata):
+    """Estimated or stated, used and recorded modality by modality; one that a mapping leaves out is estimated."""
+    CountsDiffSC.setup_mudata(mdata, modalities=["rna", "prot"])
+    model = train_tiny(mdata)
+    mask = {"rna": evaluation.mcar(mdata["rna"].X, 0.3, seed=0), "prot": evaluation.mcar(mdata["prot"].X, 0.3, seed=1)}
+    with pytest.warns(UserWarning, match="observed_mask hides"):
+        model.impute(mdata, observed_mask=mask, selection={"rna": 4})
+    found = {name: mdata[name].uns["countsdiff_sc"]["imputed"]["selection"] for name in mdata.mod}
+    assert found == {"rna": 4.0, "prot": 0.0}
+    with pytest.warns(UserWarning, match="observed_mask hides"):
+        model.impute(mdata, "at_random", observed_mask=mask, selection=0)
+    assert not np.array_equal(mdata["rna"].layers["imputed"], mdata["rna"].layers["at_random"])
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "message"),
+    [
+        ({"atac": 1.0}, KeyError, "selection, key ='atac' is not in the modelled modalities"),
+        ({"rna": 9}, ValueError, r"selection\['rna'\]=9 is out of range"),
+    ],
+)
+def test_wrong_selections_of_modalities(mdata, selection, error, message):
+    CountsDiffSC.setup_mudata(mdata, modalities=["rna", "prot"])
+    model = train_tiny(mdata)
+    with pytest.raises(error, match=message):
+        model.impute(mdata, selection=selection)

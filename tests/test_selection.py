@@ -1,10 +1,12 @@
 """Counts that are missing because of what they are: told from the mask, and allowed for."""
 
+import anndata as ad
 import numpy as np
 import pytest
 from helpers import make_adata, train_tiny
+from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC, evaluation
+from countsdiff_sc import CountsDiffSC, _imputation_mixin, evaluation
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,42 @@ def test_wrong_selections(adata, arguments, error, message):
     with pytest.raises(error, match=message):
         model.impute(adata, **arguments)
     assert "imputed" not in adata.layers
+
+
+def test_some_of_the_cells_tell_and_the_masks_are_their_own(selective, monkeypatch, tmp_path):
+    """However few of them are looked at, in memory as on disk, and with a mask that is dense or sparse."""
+    monkeypatch.setattr(_imputation_mixin, "SELECTION_ENTRIES", 6000)
+    model, test = selective
+    copy = test.copy()
+    order = np.argsort(np.asarray(copy.X.sum(1)).ravel())  # neighbours have masks alike
+    copy = copy[order].copy()
+    observed = evaluation.mnar_low(copy.X, 0.3, seed=0)
+    copy.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    found = [
+        model.get_imputed_counts(data, observed_mask=mask)
+        for data, mask in ((copy, observed), (backed, observed), (copy, sparse.csr_matrix(observed)))
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    imputed = copy.copy()
+    model.impute(imputed, observed_mask=observed)
+    selection = imputed.uns["countsdiff_sc"]["imputed"]["selection"]
+    assert selection > 1.0
+    np.testing.assert_array_equal(found[0], imputed.layers["imputed"])
+
+
+@pytest.mark.parametrize(("strength", "message"), [(8.0, "low counts .* too high"), (-8.0, "high counts .* too low")])
+def test_a_selection_at_its_limit_is_said(selective, monkeypatch, strength, message):
+    monkeypatch.setattr(_imputation_mixin, "estimated_selection", lambda *_: (strength,))
+    with pytest.warns(UserWarning, match=message):
+        imputed_under(selective, evaluation.mcar)
+    imputed_under(selective, evaluation.mcar, selection=strength)  # no warning, which would be an error
+
+
+def test_nothing_missing_is_no_selection(selective):
+    model, test = selective
+    copy = test.copy()
+    with pytest.warns(UserWarning, match="Nothing is missing"):
+        model.impute(copy, observed_mask=np.ones(copy.shape, dtype=bool))
+    assert copy.uns["countsdiff_sc"]["imputed"]["selection"] == 0.0
