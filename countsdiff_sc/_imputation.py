@@ -245,7 +245,7 @@ def impute_cells(
 
 
 def estimated_selection(
-    module: CountsDiffModule, tensors: dict[str, Tensor], mask: np.ndarray | None
+    module: CountsDiffModule, minibatches: Iterable[dict[str, Tensor]], masks: Iterable[np.ndarray] | None
 ) -> tuple[float, ...]:
     """How much more often high counts of each modality are observed than low ones, told from the masks of some cells.
 
@@ -254,32 +254,24 @@ def estimated_selection(
 
     Parameters
     ----------
-    module
-        Trained module in evaluation mode.
-    tensors
-        Registered tensors of the cells.
-    mask
-        Their observed mask, ``(B, G)``; None where the registered data say what is missing.
+    module, minibatches, masks
+        As in :func:`impute_cells`, of the cells that are looked at.
     """
-    device = module.device
-    tensors = {key: value.to(device) for key, value in tensors.items()}
-    mask = None if mask is None else torch.as_tensor(mask, device=device)
-    x, observed = module.counts_and_known(tensors, mask)
-    if bool(observed.all()):
-        return (0.0,) * module.net.membership.shape[1]
+    device, net = module.device, module.net
     # A seed of its own: what is estimated does not depend on what is drawn.
     generator = torch.Generator(device).manual_seed(0)
-    seen = observed & (torch.rand(x.shape, generator=generator, device=device) < SEEN_PROB)
-    denoise = module.bind(seen, module.conditions(tensors))
-    law = denoise(x * seen, torch.ones((), device=device))
+    found = []
+    for tensors, mask in zip(minibatches, repeat(None) if masks is None else masks, strict=False):
+        tensors = {key: value.to(device) for key, value in tensors.items()}
+        x, observed = module.counts_and_known(tensors, None if mask is None else torch.as_tensor(mask, device=device))
+        seen = observed & (torch.rand(x.shape, generator=generator, device=device) < SEEN_PROB)
+        denoise = module.bind(seen, module.conditions(tensors))
+        found.append((observed, seen, *denoise(x * seen, torch.ones((), device=device))))
+    matrices = [torch.cat(blocks) for blocks in zip(*found, strict=True)]
     # Each modality by itself: cells may lack one of them for reasons that have nothing to do with another.
-    modalities = (column > 0 for column in module.net.membership.T)
-    matrices = observed, seen, *law
     return tuple(
-        estimate_strength(
-            *(matrix[:, genes] for matrix in matrices), module.net.mean_profile[genes], seen_prob=SEEN_PROB
-        )
-        for genes in modalities
+        estimate_strength(*(matrix[:, genes] for matrix in matrices), net.mean_profile[genes], seen_prob=SEEN_PROB)
+        for genes in (column > 0 for column in net.membership.T)
     )
 
 

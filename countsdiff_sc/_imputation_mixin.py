@@ -231,8 +231,8 @@ class ImputationMixin:
         in_order = np.sort(rows)  # backed data are read in this order whatever is asked for
         modalities = [matrix.modality for matrix in matrices]
         _registration.check_modality_mapping(request.selection, modalities, argument="selection")
-        request.check_selects(mask_kind)
-        selection = self._selection(data, matrices, request, mask, mask_kind, in_order)
+        request.check_something_missing(mask_kind)
+        selection = self._selection(data, matrices, request, mask, mask_kind, in_order, batch_size)
         loader = self._make_data_loader(adata=data, indices=in_order, batch_size=batch_size)
         blocks = [in_order[first : first + batch_size] for first in range(0, len(rows), batch_size)]
         outputs, tally = impute_cells(
@@ -252,7 +252,14 @@ class ImputationMixin:
         return outputs, rows, [{**about, "selection": strength} for strength in selection]
 
     def _selection(
-        self, data, matrices: list[CountMatrix], request: ImputationRequest, mask, mask_kind: str, rows: np.ndarray
+        self,
+        data,
+        matrices: list[CountMatrix],
+        request: ImputationRequest,
+        mask,
+        mask_kind: str,
+        rows: np.ndarray,
+        batch_size: int,
     ) -> list[float]:
         """That of each modality: as stated, or told from a fixed random subset of ``rows``, so that the same rows have the same."""
         if isinstance(request.selection, Mapping):
@@ -265,8 +272,9 @@ class ImputationMixin:
             return [float(strength) for strength in stated]
         n_cells = max(SELECTION_ENTRIES // self.n_genes, MIN_SELECTION_CELLS)
         some = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
-        (tensors,) = self._make_data_loader(adata=data, indices=some, batch_size=len(some))
-        told = estimated_selection(self.module, tensors, None if mask is None else dense(mask[some]))
+        loader = self._make_data_loader(adata=data, indices=some, batch_size=batch_size)
+        blocks = (some[first : first + batch_size] for first in range(0, len(some), batch_size))
+        told = estimated_selection(self.module, loader, None if mask is None else (dense(mask[of]) for of in blocks))
         _warn_of_limits(told, stated)
         return [found if given is None else float(given) for given, found in zip(stated, told, strict=True)]
 

@@ -158,7 +158,7 @@ class ImputationRequest(SamplingRequest):
         """Whether a selection was stated that is not at random."""
         return any(self.selection.values()) if isinstance(self.selection, Mapping) else bool(self.selection)
 
-    def check_selects(self, mask_kind: str) -> None:
+    def check_something_missing(self, mask_kind: str) -> None:
         """Raise where a selection was given but zeros are predicted, of which none is missing.
 
         Raises
