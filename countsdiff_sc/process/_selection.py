@@ -10,6 +10,8 @@ expects of the counts, tells it well.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,10 @@ from torch import Tensor
 MAX_STRENGTH = 8.0
 #: A strength is 0 unless it differs from that by so many standard errors.
 MIN_Z_SCORE = 3.0
-#: Rounds of fitting the effects of cells and genes alone, and of fitting them and the strength.
-_N_ROUNDS_AT_RANDOM, _N_ROUNDS = 3, 10
+#: Rounds of fitting the effects of cells and genes alone, and at most of fitting them and the strength.
+_N_ROUNDS_AT_RANDOM, _N_ROUNDS = 2, 10
+#: A change of the strength that ends the rounds before.
+_TOLERANCE = 0.01
 #: Precision of the prior of an effect, which keeps it finite where a pattern tells all missing entries of a gene.
 _EFFECT_PRECISION = 0.1
 #: Most patterns that masks are searched for, and how many times as strong as the strongest in noise they have to be:
@@ -82,7 +86,8 @@ def estimate_strength(
         return 0.0
     fit.law = law
     for _ in range(_N_ROUNDS):
-        fit.update_effects(with_strength=True)
+        if abs(fit.update_all()) < _TOLERANCE:
+            break
     return float(fit.strength)
 
 
@@ -109,17 +114,24 @@ class _SelectionFit:
 
     def __init__(self, observed: Tensor, judged: Tensor, law: list[tuple[Tensor, Tensor]], judged_prob: float):
         self.observed, self.judged, self.law, self.judged_prob = observed, judged, law, judged_prob
-        self.cell = observed.new_zeros(len(observed), 1)
-        self.patterns, self.gene = observed.new_ones(len(observed), 1), observed.new_zeros(1, observed.shape[1])
-        self.strength = observed.new_zeros(())
+        self.patterns, self.strength = observed.new_ones(len(observed), 1), observed.new_zeros(())
+        # Exact where effects are of cells alone or of genes alone; being judged takes from the odds of being observed.
+        of_cells, of_genes, of_all = (self._observed_log_odds(dim) for dim in (1, 0, (0, 1)))
+        self.cell, self.gene = of_cells - of_all, of_genes - math.log(judged_prob)
+
+    def _observed_log_odds(self, dim: int | tuple[int, int]) -> Tensor:
+        n, n_observed = self.judged.sum(dim, keepdim=True), (self.judged * self.observed).sum(dim, keepdim=True)
+        return torch.log((n_observed + 0.5) / (n - n_observed + 0.5))
 
     def refutes_randomness(self) -> bool:
         """Fit the effects alone, and put to the test that there is nothing else."""
         for _ in range(_N_ROUNDS_AT_RANDOM):
-            self.update_effects()
-        by_gene, information = self._apart_from_effects(*self.derivatives())
+            self._update_cells()
+            self._update_genes()
+        score, information, slope = self.derivatives()
+        by_gene, of_strength = _WeightedEffects(information, self.patterns).score_apart(score, slope)
         # Over genes or over entries, whichever is larger: where nothing is left to chance the former is next to nothing.
-        variance = torch.maximum(by_gene.square().sum(), information)
+        variance = torch.maximum(by_gene.square().sum(), of_strength)
         return bool(by_gene.sum().abs() > MIN_Z_SCORE * variance.sqrt())
 
     def finds_patterns(self) -> bool:
@@ -149,38 +161,55 @@ class _SelectionFit:
         information = self.judged * leverage.square() * expected * (1.0 - expected)
         return score, information, by_strength / by_logit.clamp(min=_TINY)
 
-    def update_effects(self, *, with_strength: bool = False) -> None:
-        """A step of the effects of cells, then one of those of genes, and of the strength where it is not held."""
+    def update_all(self) -> float:
+        """A step of the effects of cells, then one of those of genes and of the strength, which is returned."""
+        self._update_cells()
+        score, slope, effects = self._update_genes()
+        by_gene, of_strength = effects.score_apart(score, slope)
+        step = (by_gene.sum() / of_strength.clamp(min=_TINY)).clamp(-MAX_STRENGTH / 4.0, MAX_STRENGTH / 4.0)
+        before, self.strength = self.strength, (self.strength + step).clamp(-MAX_STRENGTH, MAX_STRENGTH)
+        # What the strength adds on average the effects of genes give up.
+        self.gene = self.gene - (self.strength - before) * effects.of_genes(effects.information * slope)
+        return float(self.strength - before)
+
+    def _update_cells(self) -> None:
         score, information, _ = self.derivatives()
-        self.cell = self.cell + _of_cells(score, information, self.cell)
+        self.cell = self.cell + _WeightedEffects(information, self.patterns).of_cells(score, self.cell)
+
+    def _update_genes(self) -> tuple[Tensor, Tensor, _WeightedEffects]:
         score, information, slope = self.derivatives()
-        self.gene = self.gene + self._of_genes(score, information, self.gene)
-        if with_strength:
-            by_gene, of_strength = self._apart_from_effects(score, information, slope)
-            step = (by_gene.sum() / of_strength.clamp(min=_TINY)).clamp(-MAX_STRENGTH / 4.0, MAX_STRENGTH / 4.0)
-            before, self.strength = self.strength, (self.strength + step).clamp(-MAX_STRENGTH, MAX_STRENGTH)
-            # What the strength adds on average the effects of genes give up.
-            self.gene = self.gene - (self.strength - before) * self._of_genes(information * slope, information)
+        effects = _WeightedEffects(information, self.patterns)
+        self.gene = self.gene + effects.of_genes(score, self.gene)
+        return score, slope, effects
 
-    def _of_genes(self, score: Tensor, information: Tensor, effect: Tensor | float = 0.0) -> Tensor:
-        """Step of the genes' effects by one pattern or more, ``(K, G)``: a least-squares problem for each gene."""
-        squares = torch.einsum("bk,bl,bg->gkl", self.patterns, self.patterns, information)
-        squares = squares + _EFFECT_PRECISION * torch.eye(self.patterns.shape[1], device=squares.device)
-        gradient = self.patterns.T @ score - _EFFECT_PRECISION * effect
-        return torch.linalg.solve(squares, gradient.T).T
 
-    def _apart_from_effects(self, score: Tensor, information: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+class _WeightedEffects:
+    """Least squares by effects of cells, ``(B, 1)``, and of genes, ``(K, G)``, where entries weigh by ``information``."""
+
+    def __init__(self, information: Tensor, patterns: Tensor):
+        self.information, self.patterns = information, patterns
+        self._of_cells = information.sum(1, keepdim=True) + _EFFECT_PRECISION
+        pairs = (patterns.unsqueeze(2) * patterns.unsqueeze(1)).flatten(1)
+        ridge = _EFFECT_PRECISION * torch.eye(patterns.shape[1], device=patterns.device)
+        self._of_genes = (pairs.T @ information).T.unflatten(1, ridge.shape) + ridge
+
+    def of_cells(self, score: Tensor, effect: Tensor | float = 0.0) -> Tensor:
+        """Step of the effects of cells."""
+        return (score.sum(1, keepdim=True) - _EFFECT_PRECISION * effect) / self._of_cells
+
+    def of_genes(self, score: Tensor, effect: Tensor | float = 0.0) -> Tensor:
+        """Step of the effects of genes."""
+        gradient = (self.patterns.T @ score - _EFFECT_PRECISION * effect).T
+        if self.patterns.shape[1] == 1:  # as it mostly is: no systems of equations
+            return (gradient / self._of_genes.squeeze(2)).T
+        return torch.linalg.solve(self._of_genes, gradient).T
+
+    def score_apart(self, score: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Score of the strength, gene by gene ``(G,)``, and its information, by what effects do not explain of the slope."""
         for _ in range(2):
-            slope = slope - _of_cells(information * slope, information)
-            slope = slope - self.patterns @ self._of_genes(information * slope, information)
-        return (score * slope).sum(0), (information * slope.square()).sum()
-
-
-def _of_cells(score: Tensor, information: Tensor, effect: Tensor | float = 0.0) -> Tensor:
-    """Step of the cells' effects, ``(B, 1)``."""
-    gradient = score.sum(1, keepdim=True) - _EFFECT_PRECISION * effect
-    return gradient / (information.sum(1, keepdim=True) + _EFFECT_PRECISION)
+            slope = slope - self.of_cells(self.information * slope)
+            slope = slope - self.patterns @ self.of_genes(self.information * slope)
+        return (score * slope).sum(0), (self.information * slope.square()).sum()
 
 
 def _three_counts(mean: Tensor, dispersion: Tensor) -> list[tuple[Tensor, Tensor]]:

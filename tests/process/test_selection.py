@@ -188,7 +188,8 @@ def test_the_score_is_the_derivative_of_the_likelihood(mean):
     observed = mask_of(torch.zeros_like(mean), seed=14)[:6, :5].double()
     law = [(prob, height(x, mean.mean(0)[:5].double())) for prob, x in _three_counts(few, torch.full_like(few, 2.0))]
     fit = _SelectionFit(observed, torch.ones_like(few), law, 0.4)
-    fit.cell, fit.strength = fit.cell + torch.linspace(-1, 1, 6).unsqueeze(1), fit.strength + 1.5
+    fit.cell, fit.gene = torch.linspace(-1, 1, 6).double().unsqueeze(1), torch.zeros_like(fit.gene)
+    fit.strength = fit.strength + 1.5
 
     def log_likelihood(cell, strength):
         prob = sum(weight * torch.sigmoid(cell + strength * h) for weight, h in law)
