@@ -89,43 +89,50 @@ class Reference:
         Molecules in all observed entries.
     n_observed
         Number of observed entries.
+    never_observed
+        Whether a gene is observed in no cell, shape ``(G,)``.
     """
 
     mean_profile: np.ndarray
     depth_concentration: float
     n_molecules: float
     n_observed: float
+    never_observed: np.ndarray
 
 
 def estimate_reference(matrix: CountMatrix, *, n_rounds: int = 3) -> Reference:
     r"""Mean profile and spread of depth from the observed entries alone.
 
     Solves :math:`E[x_{ig}] = d_i \mu_g` over observed entries by alternating row and column totals; where nothing is
-    missing the first round is already exact. Cells in which nothing was observed say nothing about either. A gene never
-    seen gets half a molecule in the whole data set, so that its rate stays positive.
+    missing the first round is already exact. Cells in which nothing was observed say nothing about either. A gene without
+    molecules gets half a molecule in the whole data set, so that its rate stays positive, and one that is never observed the
+    mean of the others.
     """
     n_obs, n_genes = matrix.values.shape
     depth = np.ones(n_obs)
     for _ in range(n_rounds):
-        gene_total, gene_exposure = np.zeros(n_genes), np.zeros(n_genes)
+        gene_total, gene_exposure, gene_observed = np.zeros((3, n_genes))
         for first, counts, known in _known_blocks(matrix):
             cells = slice(first, first + counts.shape[0])
             gene_total += np.asarray(counts.sum(axis=0)).ravel()
             gene_exposure += depth[cells].sum() if known is None else depth[cells] @ known
-        profile = np.maximum(gene_total, 0.5) / np.maximum(gene_exposure, 1.0)
-        cell_total, cell_exposure, n_observed = np.zeros(n_obs), np.zeros(n_obs), 0.0
+            gene_observed += counts.shape[0] if known is None else known.sum(axis=0)
+        profile, never_observed = np.maximum(gene_total, 0.5) / np.maximum(gene_exposure, 1.0), gene_observed == 0
+        if not never_observed.all():
+            profile[never_observed] = profile[~never_observed].mean()
+        cell_total, cell_exposure = np.zeros((2, n_obs))
         for first, counts, known in _known_blocks(matrix):
             cells = slice(first, first + counts.shape[0])
             cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
             cell_exposure[cells] = profile.sum() if known is None else known @ profile
-            n_observed += counts.shape[0] * n_genes if known is None else known.sum()
         measured = cell_exposure > 0
         depth[measured] = cell_total[measured] / cell_exposure[measured]
         scale = depth[measured].mean() if depth[measured].any() else 1.0
         depth[measured] /= scale
         depth[~measured] = 1.0
     concentration = float(1.0 / max(depth[measured].var() if measured.any() else 1.0, 1e-3))
-    return Reference((scale * profile).astype(np.float32), concentration, float(gene_total.sum()), float(n_observed))
+    profile = (scale * profile).astype(np.float32)
+    return Reference(profile, concentration, float(gene_total.sum()), float(gene_observed.sum()), never_observed)
 
 
 def _known_blocks(matrix: CountMatrix) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix, np.ndarray | None]]:

@@ -14,7 +14,7 @@ from scipy.stats import nbinom
 from torch import Tensor
 
 from countsdiff_sc import kernels
-from countsdiff_sc._module import CountsDiffModule
+from countsdiff_sc._module import CountsDiffModule, as_numbers
 from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc._rows import Rows
 from countsdiff_sc._side_by_side import side_by_side
@@ -38,14 +38,14 @@ class Tally:
     Parameters
     ----------
     n_missing
-        Entries that were filled in.
+        Entries of each modality that were filled in, shape ``(D,)``.
     n_empty_cells
         Cells in which nothing was observed.
     n_newly_hidden
         Entries that are observed by the registered masks but not by the one given now.
     """
 
-    n_missing: int = 0
+    n_missing: np.ndarray | int = 0
     n_empty_cells: int = 0
     n_newly_hidden: int = 0
 
@@ -224,12 +224,12 @@ def impute_cells(
         mask = None if mask is None else torch.as_tensor(mask, device=device)
         x, observed = module.counts_and_known(tensors, mask)
         conditions, of_block = module.conditions(tensors).under(strength), request.of_cells(cells, device)
+        missing = as_numbers(x == 0 if zeros_are_missing else ~observed, x.dtype) @ module.net.membership
+        found = Tally(missing.sum(dim=0, dtype=torch.float64).long().cpu().numpy())
         if zeros_are_missing:
-            found = Tally(n_missing=int((x == 0).sum()))
             results = impute_zeros(module, x, folds, conditions, of_block, generator)
         else:
-            n_observed = observed.sum(dim=1)
-            found = Tally(n_missing=x.numel() - int(n_observed.sum()), n_empty_cells=int((n_observed == 0).sum()))
+            found.n_empty_cells = int((missing.sum(dim=1) == x.shape[1]).sum())
             if mask is not None:
                 found.n_newly_hidden = int((~module.counts(tensors).isnan() & ~observed).sum())
             results = impute_block(module, x, observed, conditions, of_block, generator)

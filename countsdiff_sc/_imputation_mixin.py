@@ -65,8 +65,8 @@ class ImputationMixin:
         layer
             Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ...
         observed_mask
-            Booleans, cells x genes, True where a count is observed and kept: an array, a sparse matrix or the name of
-            a layer (for MuData a mapping from modality to one of these). By default the layer registered at setup,
+            Booleans, cells x genes, True where a count is observed and kept: an array, a DataFrame, a sparse matrix or the name
+            of a layer (for MuData a mapping from modality to one of these). By default the layer registered at setup,
             else NaN marks missing entries, else *zeros* are imputed, each gene fold predicted from the other genes.
             NaN is missing whatever a mask says.
         estimate
@@ -248,8 +248,9 @@ class ImputationMixin:
         _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
         if not np.array_equal(rows, in_order):
             outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
-        about = {"observed_mask": mask_kind, "n_cells": len(rows), "n_imputed": tally.n_missing}
-        return outputs, rows, [{**about, "selection": strength} for strength in selection]
+        about = {"observed_mask": mask_kind, "n_cells": len(rows)}
+        by_modality = zip(tally.n_missing, selection, strict=True)
+        return outputs, rows, [{**about, "n_imputed": int(n), "selection": strength} for n, strength in by_modality]
 
     def _selection(
         self,
@@ -317,7 +318,7 @@ def _resolve_seed(seed: int | None) -> int:
 def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_training_data: bool) -> None:
     """Say what a user may not have meant."""
     messages = []
-    if not tally.n_missing:
+    if not tally.n_missing.any():
         messages.append("Nothing is missing, so the result equals the counts. Check which mask or NaN was meant.")
     if tally.n_empty_cells:
         messages.append(

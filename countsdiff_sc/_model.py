@@ -198,7 +198,8 @@ class CountsDiffSC(
         n_members = self.module.net.n_members
         early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
         if max_epochs is None or not self.is_trained_:
-            references = [estimate_reference(matrix) for matrix in self._count_matrices(self.adata)]
+            matrices = self._count_matrices(self.adata)
+            references = [estimate_reference(matrix) for matrix in matrices]
             _validation.check_something_observed(sum(r.n_observed for r in references))
             if max_epochs is None:
                 n_molecules = sum(r.n_molecules for r in references)
@@ -207,6 +208,8 @@ class CountsDiffSC(
                 max_epochs = factor * n_members * _default_max_epochs(n_molecules, n_train)
             if not self.is_trained_:
                 self._set_reference(references)
+                for matrix, reference in zip(matrices, references, strict=True):
+                    _validation.warn_of_unobserved(matrix, reference.never_observed)
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
         if early_stopping_patience is None:

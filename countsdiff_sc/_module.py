@@ -127,11 +127,13 @@ class CountsDiffModule(BaseModuleClass):
         known = torch.nan_to_num(torch.add(x.new_ones(()) if observed is None else observed, x, alpha=0.0))
         return torch.nan_to_num(x) * known, known.bool()
 
-    def _counts_and_mask(self, tensors: dict[str, Tensor], observed_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _counts_and_mask(
+        self, tensors: dict[str, Tensor], observed_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Counts as they stand in the data, and 1 where a mask says that they are observed and 0 elsewhere, if there is one."""
         x = _joined([tensors[key] for key in self.count_keys])
         if observed_mask is not None:
-            return x, _as_numbers(observed_mask, x.dtype)
+            return x, as_numbers(observed_mask, x.dtype)
         if not any(observed_mask_key(key) in tensors for key in self.count_keys):
             return x, None
         masks = [tensors.get(observed_mask_key(key), torch.ones_like(tensors[key])) for key in self.count_keys]
@@ -237,7 +239,7 @@ class CountsDiffModule(BaseModuleClass):
         """
         apart = generator is not None and self.net.n_members > 1
         order, back = self._dealt(len(observed_mask), generator) if apart else (slice(None), slice(None))
-        conditions, observed = conditions[order], _as_numbers(observed_mask[order], self.net.mean_profile.dtype)
+        conditions, observed = conditions[order], as_numbers(observed_mask[order], self.net.mean_profile.dtype)
         guides, options = self._guides(conditions, guidance_scale), {"apart": apart, "genes": genes}
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,7 +279,7 @@ class CountsDiffModule(BaseModuleClass):
         return guides
 
 
-def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """1 for True and 0 for False; nine times as fast on a CPU as the plain conversion."""
     return mask.view(torch.uint8).to(dtype)
 

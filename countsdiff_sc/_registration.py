@@ -83,8 +83,14 @@ def check_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[st
 
 
 def check_modality_mapping(value: object, modalities: Sequence[str], *, argument: str) -> None:
-    """Raise ``KeyError`` if a mapping from modality has a key that is not one of ``modalities``."""
+    """Raise ``KeyError`` if a mapping from modality has a key that is not one of ``modalities``, which an AnnData does not have."""
     if isinstance(value, Mapping):
+        if list(modalities) == [None]:
+            msg = (
+                f"{argument} is a mapping from {list(value)}. An AnnData has no modalities to choose from. Pass what the mapping "
+                "holds, or set up a MuData."
+            )
+            raise TypeError(msg)
         for name in value:
             _validation.check_key(name, modalities, where="the modelled modalities", argument=f"{argument}, key ")
 

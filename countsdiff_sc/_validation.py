@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -15,8 +16,9 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from scvi import settings
 
-from countsdiff_sc._constants import MAX_COUNT
+from countsdiff_sc._constants import MAX_COUNT, UNKNOWN_LABEL
 from countsdiff_sc._counts import CountMatrix, row_blocks, stored_values
 
 
@@ -276,6 +278,17 @@ def check_observed_mask(mask, adata: AnnData, *, argument: str):
     return sparse.csr_matrix(mask) if sparse.issparse(mask) else mask
 
 
+def warn_of_unobserved(matrix: CountMatrix, never_observed: np.ndarray) -> None:
+    """Say that there are genes of which nothing can be learned."""
+    if never_observed.any():
+        names = matrix.adata.var_names[never_observed]
+        msg = (
+            f"{matrix.location} has {len(names):,} genes that are observed in no cell{_some(names)}. Nothing is learned about them, "
+            "and what is imputed there is what an average gene has. Leave them out, or add cells in which they were measured."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
 def check_mask_layer(matrix: CountMatrix) -> None:
     """Check a registered mask layer: present and boolean."""
     if matrix.mask_layer is None:
@@ -315,14 +328,15 @@ def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str
 
 
 def check_categories(values: pd.Series, known: Sequence, *, key: str) -> None:
-    """Raise ``ValueError`` if a cell has a category that the model was not trained on, or none at all."""
+    """Raise ``ValueError`` if a cell has a category that the model does not know, or none at all."""
     check_no_missing_category(values, key=key)
     unseen = [category for category in pd.unique(values) if category not in set(known)]
     if not unseen:
         return
     msg = (
         f"adata.obs[{key!r}] holds {len(unseen)} categories the model was not trained on (first: {unseen[0]!r}). "
-        f"Categories must be among {list(known)[:8]}. Map them to known ones, or train on data that has them."
+        f"Categories must be among {list(known)[:8]}. Map them to known ones"
+        f"{f' or to {UNKNOWN_LABEL!r}' if UNKNOWN_LABEL in list(known) else ''}, or train on data that has them."
     )
     raise ValueError(msg)
 

@@ -37,6 +37,16 @@ def test_modalities_can_be_chosen(mdata):
     assert list(model.var_names) == list(mdata.mod["prot"].var_names)
 
 
+def test_imputed_entries_are_counted_by_modality(mdata):
+    mdata["prot"].X = mdata["prot"].X.toarray() if hasattr(mdata["prot"].X, "toarray") else mdata["prot"].X
+    mdata["prot"].X[:9, 0] = np.nan
+    mdata["rna"].layers["seen"] = np.random.default_rng(0).random(mdata["rna"].shape) < 0.5
+    CountsDiffSC.setup_mudata(mdata, observed_mask_layer={"rna": "seen"})
+    train_tiny(mdata, max_epochs=1).impute()
+    found = [mdata[name].uns["countsdiff_sc"]["imputed"]["n_imputed"] for name in ("rna", "prot")]
+    assert found == [(~mdata["rna"].layers["seen"]).sum(), 9]
+
+
 def test_mask_argument_by_modality(mdata):
     CountsDiffSC.setup_mudata(mdata)
     model = train_tiny(mdata, max_epochs=1)

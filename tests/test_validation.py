@@ -194,6 +194,40 @@ def test_unseen_categories(adata):
         assert not new.layers
 
 
+def test_an_unseen_label_may_be_called_unknown(adata):
+    CountsDiffSC.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
+    model = train_tiny(adata, max_epochs=1)
+    new = make_adata(n_obs=10)
+    new.obs["cell_type"] = "never seen"
+    with pytest.raises(ValueError, match="Map them to known ones or to 'unknown'"):
+        model.impute(new)
+    new.obs["cell_type"], new.obs["batch"] = "unknown", "never seen"
+    with pytest.raises(ValueError, match="Map them to known ones, or train"):
+        model.impute(new)
+
+
+@pytest.mark.parametrize("argument", ["observed_mask", "selection"])
+def test_a_mapping_from_modalities_that_do_not_exist(masked_model, argument):
+    with pytest.raises(TypeError, match=rf"{argument} is a mapping from \['rna'\]. An AnnData has no modalities"):
+        masked_model.impute(**{argument: {"rna": 1.0}})
+
+
+def test_genes_that_are_observed_nowhere(adata):
+    """Two by the mask, and one by NaN in what is left."""
+    adata.X = adata.X.toarray()
+    adata.X[:, 4] = np.nan
+    adata.layers["observed"] = np.ones(adata.shape, dtype=bool)
+    adata.layers["observed"][:, [2, 7]] = False
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    names = ", ".join(adata.var_names[[2, 4, 7]])
+    with pytest.warns(UserWarning, match=rf"adata.X has 3 genes that are observed in no cell \({names}\)"):
+        model = train_tiny(adata, max_epochs=1)
+    model.train(1)  # said once
+    profile = model.module.net.mean_profile
+    others = np.setdiff1d(np.arange(adata.n_vars), [2, 4, 7])
+    np.testing.assert_allclose(profile[[2, 4, 7]], profile[others].mean(), rtol=1e-5)
+
+
 def test_new_data_without_the_registered_mask_layer(masked_model):
     new = make_adata(n_obs=5)
     with pytest.raises(KeyError, match="observed_mask_layer='observed'"):
