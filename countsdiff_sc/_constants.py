@@ -6,8 +6,5 @@ OBSERVED_MASK_KEY = "observed_mask"
 #: Key in ``adata.uns`` under which every imputed layer records how it was made.
 UNS_KEY = "countsdiff_sc"
 
-#: Largest count that float32, in which minibatches travel, represents exactly.
-MAX_COUNT = 2**24
-
 #: Label of cells whose label is not known. It is a category like any other, and the one that dropped labels share.
 UNKNOWN_LABEL = "unknown"

@@ -100,47 +100,69 @@ class Reference:
     never_observed: np.ndarray
 
 
-def estimate_reference(matrix: CountMatrix, *, n_rounds: int = 3) -> Reference:
+#: Rounds in which profile and depths are fitted to each other, at most, and the relative change that ends them. Where nothing is
+#: missing two are enough; where batches have few genes in common it takes dozens.
+_MAX_ROUNDS, _TOLERANCE = 100, 1e-4
+
+
+def estimate_reference(matrix: CountMatrix) -> Reference:
     r"""Mean profile and spread of depth from the observed entries alone.
 
-    Solves :math:`E[x_{ig}] = d_i \mu_g` over observed entries by alternating row and column totals; where nothing is
-    missing the first round is already exact. Cells in which nothing was observed say nothing about either. A gene without
-    molecules gets half a molecule in the whole data set, so that its rate stays positive, and one that is never observed the
-    mean of the others.
+    Solves :math:`E[x_{ig}] = d_i \mu_g` over observed entries by alternating row and column totals, the maximum likelihood of
+    Poisson counts. Cells in which nothing was observed say nothing about either. A gene without molecules gets half a molecule
+    in all the cells that it is observed in, or in an average one where they are less, so that its rate stays positive. One that
+    is never observed gets the mean of the others.
     """
     n_obs, n_genes = matrix.values.shape
-    depth = np.ones(n_obs)
-    for _ in range(n_rounds):
-        gene_total, gene_exposure, gene_observed = np.zeros((3, n_genes))
-        for first, counts, known in _known_blocks(matrix):
-            cells = slice(first, first + counts.shape[0])
-            gene_total += np.asarray(counts.sum(axis=0)).ravel()
+    cell_total, gene_total, n_observed, is_complete = np.zeros(n_obs), np.zeros(n_genes), np.zeros(n_genes), True
+    for cells, rows, known in _known_blocks(matrix):
+        counts = rows if known is None else np.where(known, np.nan_to_num(dense(rows)), 0.0)
+        gene_total += np.asarray(counts.sum(axis=0)).ravel()
+        cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
+        n_observed += counts.shape[0] if known is None else known.sum(axis=0)
+        is_complete &= known is None
+
+    def known_blocks() -> Iterator[tuple[slice, np.ndarray | None]]:
+        if is_complete:
+            return iter([(slice(n_obs), None)])
+        return ((cells, known) for cells, _, known in _known_blocks(matrix))
+
+    depth, profile = np.ones(n_obs), np.zeros(n_genes)
+    for _ in range(_MAX_ROUNDS):
+        gene_exposure, cell_exposure, before = np.zeros(n_genes), np.zeros(n_obs), profile
+        for cells, known in known_blocks():
             gene_exposure += depth[cells].sum() if known is None else depth[cells] @ known
-            gene_observed += counts.shape[0] if known is None else known.sum(axis=0)
-        profile, never_observed = np.maximum(gene_total, 0.5) / np.maximum(gene_exposure, 1.0), gene_observed == 0
-        if not never_observed.all():
-            profile[never_observed] = profile[~never_observed].mean()
-        cell_total, cell_exposure = np.zeros((2, n_obs))
-        for first, counts, known in _known_blocks(matrix):
-            cells = slice(first, first + counts.shape[0])
-            cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
+        profile = _profile(gene_total, gene_exposure, n_observed == 0)
+        for cells, known in known_blocks():
             cell_exposure[cells] = profile.sum() if known is None else known @ profile
         measured = cell_exposure > 0
         depth[measured] = cell_total[measured] / cell_exposure[measured]
         scale = depth[measured].mean() if depth[measured].any() else 1.0
         depth[measured] /= scale
         depth[~measured] = 1.0
+        profile = scale * profile
+        if np.abs(profile - before).sum() <= _TOLERANCE * profile.sum():
+            break
     concentration = float(1.0 / max(depth[measured].var() if measured.any() else 1.0, 1e-3))
-    profile = (scale * profile).astype(np.float32)
-    return Reference(profile, concentration, float(gene_total.sum()), float(gene_observed.sum()), never_observed)
+    n_molecules, never_observed = float(gene_total.sum()), n_observed == 0
+    return Reference(profile.astype(np.float32), concentration, n_molecules, float(n_observed.sum()), never_observed)
 
 
-def _known_blocks(matrix: CountMatrix) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix, np.ndarray | None]]:
-    """Yield ``(first_row, counts, known)`` with 0 for unknown counts; ``known`` is None where all are known."""
+def _profile(total: np.ndarray, exposure: np.ndarray, never_observed: np.ndarray) -> np.ndarray:
+    """Mean counts of genes with so many molecules in so many average cells."""
+    rate = np.divide(total, exposure, out=np.zeros_like(total), where=exposure > 0)
+    profile = np.maximum(rate, 0.5 / np.maximum(exposure, 1.0))
+    if not never_observed.all():
+        profile[never_observed] = profile[~never_observed].mean()
+    return profile
+
+
+def _known_blocks(matrix: CountMatrix) -> Iterator[tuple[slice, np.ndarray | sparse.csr_matrix, np.ndarray | None]]:
+    """Yield ``(cells, rows, known)``: which counts of the rows are known, None where all are."""
     masks = None if matrix.mask_layer is None else row_blocks(matrix.observed_mask)
     for first, rows in row_blocks(matrix.values):
         known = None if masks is None else dense(next(masks)[1]) > 0
         if np.isnan(stored_values(rows)).any():
             measured = ~np.isnan(dense(rows))
             known = measured if known is None else known & measured
-        yield first, (rows if known is None else np.where(known, np.nan_to_num(dense(rows)), 0.0)), known
+        yield slice(first, first + rows.shape[0]), rows, known

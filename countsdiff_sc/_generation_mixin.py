@@ -15,10 +15,10 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 from torch import Tensor
 
-from countsdiff_sc import _registration, _validation, _writing
+from countsdiff_sc import _registration, _validation, _writing, kernels
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, with_library_size
-from countsdiff_sc._imputation_mixin import _resolve_seed
+from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
 from countsdiff_sc._request import SamplingRequest
 from countsdiff_sc._side_by_side import side_by_side
 
@@ -26,7 +26,7 @@ from countsdiff_sc._side_by_side import side_by_side
 _PROGRESS_DELAY = 2.0
 
 
-class GenerationMixin:
+class GenerationMixin(InferenceMixin):
     """``sample``."""
 
     def sample(
@@ -71,7 +71,7 @@ class GenerationMixin:
 
         Returns
         -------
-        An AnnData with counts in ``X`` (CSR, int32, as :meth:`impute` writes them), the training genes, and in ``obs`` every
+        An AnnData with counts in ``X`` (CSR, int32), the training genes, and in ``obs`` every
         condition that was used. ``uns["countsdiff_sc"]["X"]`` records the arguments. A MuData of the modelled modalities if
         the model was trained on one.
 
@@ -104,7 +104,7 @@ class GenerationMixin:
         request = SamplingRequest(n_steps=n_steps, guidance_scale=guidance_scale, attrition=attrition, births=births)
         request.check_fits(self.module, n_obs, self.n_genes)
         library_size = self._check_library_size(library_size, n_obs)
-        seed = _resolve_seed(seed)
+        seed = resolve_seed(seed)
         drawer = _ConditionDrawer(self.registry, None if self.adata is None else self.adata_manager)
         obs, fields = drawer.draw(n_obs, labels, batch, np.random.default_rng(seed))
         blocks = self._generate(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
@@ -139,7 +139,9 @@ class GenerationMixin:
             for state in generate(denoise, shape, module.schedule, grid, **options):
                 x = state
                 bar.update()
-            return sparse.csr_matrix(x.cpu().numpy().astype(np.int32))
+            counts = x.cpu().numpy()
+            _validation.check_finite_values(counts)
+            return sparse.csr_matrix(counts.astype(kernels.COUNT_TYPE))
 
         with bar:
             return list(side_by_side(generated, blocks, n_blocks=len(blocks), seed=seed, device=device))

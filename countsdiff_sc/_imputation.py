@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from countsdiff_sc._module import CountsDiffModule, as_numbers
 from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc._rows import Rows
 from countsdiff_sc._side_by_side import side_by_side
+from countsdiff_sc._validation import check_finite_values
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process import get_birth_rule, sample_conditioned, sample_remasked
 from countsdiff_sc.process._births import filled_by_draws
 from countsdiff_sc.process._selection import estimate_strength
 
-#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
-_N_DRAWS = 25
 #: Without a mask, zeros are predicted in this many random folds of genes, each from the genes of the others.
 N_FOLDS = 10
 #: Share of the observed entries that the network sees when it is told from the mask how they were selected.
@@ -72,7 +70,7 @@ def impute_block(
     observed_mask
         True where ``x`` is kept as it is, shape ``(B, G)``.
     conditions
-        Labels and covariates of the cells.
+        Labels, batches, covariates and selection of the cells.
     request
         What to compute.
     generator
@@ -172,16 +170,17 @@ def _fill_from_draws(
     elif request.levels is None:
         yield from (draw() for _ in range(request.n_samples))
     else:
-        n_draws = request.n_samples if request.n_samples > 1 else _N_DRAWS
+        n_draws = request.n_draws
         ordered = torch.stack([draw()[missing] for _ in range(n_draws)]).sort(dim=0).values
         for level in request.levels:
-            yield x.masked_scatter(missing, ordered[math.floor(level * (n_draws - 1))])
+            # The least draw that so large a share of the draws does not exceed.
+            yield x.masked_scatter(missing, ordered[max(math.ceil(level * n_draws) - 1, 0)])
 
 
 def impute_cells(
     module: CountsDiffModule,
     minibatches: Iterable[dict[str, Tensor]],
-    masks: Iterable[np.ndarray] | None,
+    masks: Iterable[np.ndarray | None],
     request: ImputationRequest,
     *,
     selection: Sequence[float],
@@ -235,7 +234,7 @@ def impute_cells(
             results = impute_block(module, x, observed, conditions, of_block, generator)
         return [_stored(values, request) for values in results], found
 
-    blocks = zip(minibatches, repeat(None) if masks is None else masks, rows, strict=False)
+    blocks = zip(minibatches, masks, rows, strict=True)
     outputs, tally = [Rows(sum(map(len, rows))) for _ in range(request.n_outputs)], Tally()
     for results, found in side_by_side(imputed, blocks, n_blocks=len(rows), seed=seed, device=device):
         tally += found
@@ -245,7 +244,7 @@ def impute_cells(
 
 
 def estimated_selection(
-    module: CountsDiffModule, minibatches: Iterable[dict[str, Tensor]], masks: Iterable[np.ndarray] | None
+    module: CountsDiffModule, minibatches: Iterable[dict[str, Tensor]], masks: Iterable[np.ndarray | None]
 ) -> tuple[float, ...]:
     """How much more often high counts of each modality are observed than low ones, told from the masks of some cells.
 
@@ -261,7 +260,7 @@ def estimated_selection(
     # A seed of its own: what is estimated does not depend on what is drawn.
     generator = torch.Generator(device).manual_seed(0)
     found = []
-    for tensors, mask in zip(minibatches, repeat(None) if masks is None else masks, strict=False):
+    for tensors, mask in zip(minibatches, masks, strict=True):
         tensors = {key: value.to(device) for key, value in tensors.items()}
         x, observed = module.counts_and_known(tensors, None if mask is None else torch.as_tensor(mask, device=device))
         seen = observed & (torch.rand(x.shape, generator=generator, device=device) < SEEN_PROB)
@@ -280,6 +279,7 @@ def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> n
     if sparse.issparse(values):
         return values
     array = values.cpu().numpy()
+    check_finite_values(array)
     return kernels.dense_to_csr(array, n_threads=torch.get_num_threads()) if request.is_integer else array
 
 

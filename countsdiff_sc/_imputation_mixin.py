@@ -16,18 +16,16 @@ from scvi.utils import track
 from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import Tally, estimated_selection, impute_cells
+from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
 from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc.process._selection import MAX_STRENGTH
 
-#: Cells worked off together unless ``batch_size`` says otherwise, and the entries that they may have: so few that what is
-#: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
-#: read once for so many cells at least.
-BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
-#: Entries whose masks tell how counts were selected, and the least number of cells that they belong to.
-SELECTION_ENTRIES, MIN_SELECTION_CELLS = 2**16, 32
+#: Entries whose masks tell how counts were selected, and the least number of cells that they belong to. Those of the smallest
+#: modality are as many, if the cells are not more than the last number.
+SELECTION_ENTRIES, MIN_SELECTION_CELLS, MAX_SELECTION_CELLS = 2**16, 32, 256
 
 
-class ImputationMixin:
+class ImputationMixin(InferenceMixin):
     """``impute`` and ``get_imputed_counts``."""
 
     def impute(
@@ -66,7 +64,8 @@ class ImputationMixin:
             Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ...
         observed_mask
             Booleans, cells x genes, True where a count is observed and kept: an array, a DataFrame, a sparse matrix or the name
-            of a layer (for MuData a mapping from modality to one of these). By default the layer registered at setup,
+            of a layer (for MuData a mapping from modality to one of these;
+            those left out keep the registered one). By default the layer registered at setup,
             else NaN marks missing entries, else *zeros* are imputed, each gene fold predicted from the other genes.
             NaN is missing whatever a mask says.
         estimate
@@ -102,8 +101,8 @@ class ImputationMixin:
             Whether counts are missing because of what they are: the log odds ratio of being observed between a count far above and one
             far below its gene's mean, between -8 and 8. 0 says that they are missing at random, whatever cells and genes lose
             most; above 0 low counts are missing more often (dropout), and what is imputed is lower. By default it is estimated
-            from the mask of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted. For
-            MuData each modality has its own, and a mapping states some of them. What was used is recorded. With
+            from the mask of some of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted, which
+            fewer than 10 genes cannot do. For MuData each modality has its own, and a mapping states some of them. What was used is recorded. With
             ``"remask"``, and where zeros are imputed, it is 0.
         indices
             Cells to impute; others keep their counts.
@@ -133,7 +132,7 @@ class ImputationMixin:
             known_path=known_path,
             selection=selection,
         )
-        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
         data, matrices = self._prepare(adata)
         names = _writing.layer_names(layer, request.n_outputs)
         for matrix in matrices:
@@ -147,7 +146,7 @@ class ImputationMixin:
             "batch_size": batch_size,
             "versions": _writing.versions(),
         }
-        subset = rows if len(rows) < data.n_obs else None
+        subset = None if np.array_equal(rows, np.arange(data.n_obs)) else rows
         for matrix in matrices:
             _writing.remove_stale_draws(matrix, layer, names)
         for name, values in zip(names, outputs, strict=True):
@@ -217,7 +216,7 @@ class ImputationMixin:
             selection=selection,
             quantiles=quantiles,
         )
-        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
         data, matrices = self._prepare(adata)
         outputs, *_ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
@@ -238,7 +237,7 @@ class ImputationMixin:
         outputs, tally = impute_cells(
             self.module,
             track(loader, description="Imputing...", style="tqdm", disable=len(loader) < 2),
-            None if mask is None else (dense(mask[cells]) for cells in blocks),
+            [None] * len(blocks) if mask is None else (dense(mask[cells]) for cells in blocks),
             request,
             selection=selection,
             rows=blocks,
@@ -271,31 +270,16 @@ class ImputationMixin:
             return [0.0] * len(matrices)
         if None not in stated:
             return [float(strength) for strength in stated]
-        n_cells = max(SELECTION_ENTRIES // self.n_genes, MIN_SELECTION_CELLS)
+        smallest = min(matrix.adata.n_vars for matrix in matrices)
+        of_smallest = min(SELECTION_ENTRIES // smallest, MAX_SELECTION_CELLS)
+        n_cells = max(SELECTION_ENTRIES // self.n_genes, of_smallest, MIN_SELECTION_CELLS)
         some = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
         loader = self._make_data_loader(adata=data, indices=some, batch_size=batch_size)
-        blocks = (some[first : first + batch_size] for first in range(0, len(some), batch_size))
-        told = estimated_selection(self.module, loader, None if mask is None else (dense(mask[of]) for of in blocks))
+        blocks = [some[first : first + batch_size] for first in range(0, len(some), batch_size)]
+        masks = [None] * len(blocks) if mask is None else (dense(mask[cells]) for cells in blocks)
+        told = estimated_selection(self.module, loader, masks)
         _warn_of_limits(told, stated)
         return [found if given is None else float(given) for given, found in zip(stated, told, strict=True)]
-
-    def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
-        if not self.is_trained_:
-            msg = "The model is not trained. Only a trained model can impute. Call model.train() first."
-            raise RuntimeError(msg)
-        data = self._validate_anndata(adata)
-        matrices = self._count_matrices(data)
-        for matrix in matrices:  # also of the training data, which may have been filtered since
-            names = _registration.registered_names(self.registry, matrix.registry_key)
-            _validation.check_var_names(matrix.adata.var_names, names, where=matrix.holder)
-        return data, matrices
-
-    def _block_size(self, batch_size: int | None) -> int:
-        """Cells worked off together: by default the fewer the more genes there are, down to a least number."""
-        if batch_size is not None:
-            _validation.check_number("batch_size", batch_size, low=1, integer=True)
-            return batch_size
-        return min(BLOCK_SIZE, max(MIN_BLOCK_SIZE, BLOCK_ENTRIES // self.n_genes))
 
     def _resolve_mask(self, data, matrices: list[CountMatrix], observed_mask) -> tuple[object, str]:
         """The observed mask given now, or None, and how missing entries are told from observed ones."""
@@ -305,14 +289,6 @@ class ImputationMixin:
                 return None, "registered layer"
             return None, "nan" if any(marked) else "zeros"
         return _registration.stack_masks(matrices, observed_mask), "argument"
-
-
-def _resolve_seed(seed: int | None) -> int:
-    if seed is None:
-        seed = settings.seed
-    if seed is not None:
-        _validation.check_number("seed", seed, low=0, integer=True)
-    return int(np.random.SeedSequence().entropy % 2**31) if seed is None else int(seed)
 
 
 def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_training_data: bool) -> None:

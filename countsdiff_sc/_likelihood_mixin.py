@@ -12,12 +12,12 @@ from mudata import MuData
 from scvi.utils import track
 
 from countsdiff_sc import _registration, _validation
-from countsdiff_sc._imputation_mixin import _resolve_seed
+from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
 from countsdiff_sc._likelihood import likelihood_bound
 from countsdiff_sc._side_by_side import side_by_side
 
 
-class LikelihoodMixin:
+class LikelihoodMixin(InferenceMixin):
     """``get_elbo``."""
 
     @torch.inference_mode()
@@ -70,7 +70,7 @@ class LikelihoodMixin:
             msg = "The model is not trained. Only a trained model has a likelihood. Call model.train() first."
             raise RuntimeError(msg)
         _validation.check_number("n_times", n_times, low=1, integer=True)
-        seed, batch_size = _resolve_seed(seed), self._block_size(batch_size)
+        seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
         data, matrices = self._prepare(adata)
         for matrix in matrices:
             _registration.check_matrix(matrix)

@@ -21,7 +21,7 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
+from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan, default_max_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -199,13 +199,15 @@ class CountsDiffSC(
         early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
         if max_epochs is None or not self.is_trained_:
             matrices = self._count_matrices(self.adata)
+            for matrix in matrices:  # which may have been normalised since they were set up
+                _registration.check_matrix(matrix)
             references = [estimate_reference(matrix) for matrix in matrices]
             _validation.check_something_observed(sum(r.n_observed for r in references))
             if max_epochs is None:
                 n_molecules = sum(r.n_molecules for r in references)
                 # Conditionals at all times take longer to learn than those at one.
                 factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
-                max_epochs = factor * n_members * _default_max_epochs(n_molecules, n_train)
+                max_epochs = factor * n_members * default_max_epochs(n_molecules, n_train)
             if not self.is_trained_:
                 self._set_reference(references)
                 for matrix, reference in zip(matrices, references, strict=True):
@@ -243,11 +245,15 @@ class CountsDiffSC(
         covariates = np.empty((self.adata.n_obs, 0))
         if self.module.n_continuous:
             covariates = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY), dtype=float)
+        scale = covariates.std(axis=0)
+        scale[scale <= 1e-6 * np.abs(covariates).max(axis=0, initial=0.0)] = (
+            1.0  # the same in all cells, up to rounding
+        )
         self.module.set_reference(
             torch.as_tensor(np.concatenate([r.mean_profile for r in references])),
             torch.tensor([r.depth_concentration for r in references]),
             torch.as_tensor(covariates.mean(axis=0)),
-            torch.as_tensor(np.maximum(covariates.std(axis=0), 1e-6)),
+            torch.as_tensor(scale),
         )
 
     def _count_matrices(self, data: AnnData | MuData) -> list[CountMatrix]:
@@ -260,8 +266,3 @@ class CountsDiffSC(
             _registration.check_query(adata, self.registry)
             _registration.add_unknown_labels(adata, self.registry)
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-
-
-def _default_max_epochs(n_molecules: float, n_train: int) -> int:
-    """Epochs that show the network ``90 sqrt(n_molecules)`` cells, and at least 40,000 (see ``docs/decisions.md``)."""
-    return math.ceil(max(90.0 * math.sqrt(n_molecules), 40_000.0) / n_train)

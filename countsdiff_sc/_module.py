@@ -225,7 +225,7 @@ class CountsDiffModule(BaseModuleClass):
         observed_mask
             True where the full count is visible at all times, shape ``(B, G)``; all False for an unconditional run.
         conditions
-            Labels and covariates.
+            Labels, batches, covariates and selection of the cells.
         guidance_scale
             A number for all conditions together (:func:`~countsdiff_sc.process.geometric_guidance`), or a mapping from name to
             number (:func:`~countsdiff_sc.process.product_guidance`). Each scale other than 1 costs one network pass per call

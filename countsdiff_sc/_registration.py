@@ -19,6 +19,21 @@ from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._module import observed_mask_key
 
 
+class CategoricalCovariates(fields.CategoricalJointObsField):
+    """Covariates of new data coded by name.
+
+    To upstream they are coded already where they have the same categories, also where these are in another order.
+    """
+
+    def _make_array_categorical(self, adata: AnnData, category_dict: dict | None = None) -> dict:
+        if category_dict is not None:
+            adata.obsm[self.attr_key] = adata.obsm[self.attr_key].astype(object)
+        return super()._make_array_categorical(adata, category_dict)
+
+
+MuDataCategoricalCovariates = fields.MuDataWrapper(CategoricalCovariates)
+
+
 @dataclass(frozen=True)
 class ObsKeys:
     """Columns of ``obs`` that condition the model."""
@@ -55,7 +70,7 @@ class ObsKeys:
         else:
             with_unknown = getattr(fields, f"{kind}LabelsWithUnlabeledObsField")
             result.append(with_unknown(REGISTRY_KEYS.LABELS_KEY, self.labels_key, UNKNOWN_LABEL))
-        joint_categorical = getattr(fields, f"{kind}CategoricalJointObsField")
+        joint_categorical = MuDataCategoricalCovariates if mudata else CategoricalCovariates
         joint_numerical = getattr(fields, f"{kind}NumericalJointObsField")
         result.append(joint_categorical(REGISTRY_KEYS.CAT_COVS_KEY, self.categorical_covariate_keys))
         result.append(joint_numerical(REGISTRY_KEYS.CONT_COVS_KEY, self.continuous_covariate_keys))
@@ -83,7 +98,15 @@ def check_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[st
 
 
 def check_modality_mapping(value: object, modalities: Sequence[str], *, argument: str) -> None:
-    """Raise ``KeyError`` if a mapping from modality has a key that is not one of ``modalities``, which an AnnData does not have."""
+    """Check a mapping from modality to anything; other values are passed over.
+
+    Raises
+    ------
+    TypeError
+        For an AnnData, whose only modality is None.
+    KeyError
+        If a key is not one of ``modalities``.
+    """
     if isinstance(value, Mapping):
         if list(modalities) == [None]:
             msg = (
@@ -198,7 +221,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
         Registered count matrices.
     observed_mask
         An array, a sparse matrix, the name of a layer, or for MuData a mapping from modality to one of these; a
-        modality that the mapping leaves out is observed.
+        modality that the mapping leaves out keeps its registered mask, if it has one.
     """
     check_modality_mapping(observed_mask, [matrix.modality for matrix in matrices], argument="observed_mask")
     masks = []
@@ -213,7 +236,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
                 raise TypeError(msg)
             mask, argument = observed_mask.get(matrix.modality), f"observed_mask[{matrix.modality!r}]"
         if mask is None:
-            mask = np.ones(matrix.adata.shape, dtype=bool)
+            mask = np.ones(matrix.adata.shape, dtype=bool) if matrix.mask_layer is None else matrix.observed_mask
         elif isinstance(mask, str):
             _validation.check_key(mask, matrix.adata.layers, where="the layers", argument=argument)
             mask = matrix.adata.layers[mask]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from countsdiff_sc.process._selection import MAX_STRENGTH
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
+#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
+_N_DRAWS = 25
 #: Transitions of the remasking sampler, which needs several to bring the observed entries in.
 _REMASK_STEPS = 20
 #: Arguments that only the remasking sampler has, and their defaults.
@@ -92,7 +95,8 @@ class SamplingRequest:
     def recorded(self) -> dict[str, object]:
         """Arguments as they are written down: numbers and strings as they are, others by their ``repr``, None not at all."""
         given = {key: value for key, value in vars(self).items() if value is not None}
-        return {key: value if isinstance(value, (str, int, float)) else repr(value) for key, value in given.items()}
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+        return {key: value if isinstance(value, (str, int, float)) else repr(value) for key, value in plain.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +120,21 @@ class ImputationRequest(SamplingRequest):
         for name in ("n_samples", "n_resample", "resample_window"):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_quantiles(self.quantiles)
+        self._check_levels()
         self._check_resampling()
         self._check_selection()
+
+    def _check_levels(self) -> None:
+        if self.levels is None or self.is_closed_form:
+            return
+        beyond = [level for level in self.levels if not 1.0 / self.n_draws <= level <= 1.0 - 1.0 / self.n_draws]
+        if beyond:
+            msg = (
+                f"The quantile {beyond[0]:g} was asked for, of {self.n_draws} draws. Where there is no closed form, levels must be "
+                f"between 1 / {self.n_draws} and 1 - 1 / {self.n_draws}. Pass n_samples of at least "
+                f"{math.ceil(1.0 / min(beyond[0], 1.0 - beyond[0]))}."
+            )
+            raise ValueError(msg)
 
     def _check_resampling(self) -> None:
         given = [name for name, default in _REMASK_ONLY.items() if getattr(self, name) != default]
@@ -177,6 +194,11 @@ class ImputationRequest(SamplingRequest):
     def transitions(self) -> int:
         """Number of steps, with the default of the conditioning filled in."""
         return self.n_steps or (_REMASK_STEPS if self.conditioning == "remask" else 1)
+
+    @property
+    def n_draws(self) -> int:
+        """Draws from which a median or quantile is formed where it has no closed form."""
+        return self.n_samples if self.n_samples > 1 else _N_DRAWS
 
     @property
     def is_closed_form(self) -> bool:

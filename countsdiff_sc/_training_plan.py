@@ -137,3 +137,8 @@ def scale_to_norm(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
 
 def _is_bias(name: str, parameter: torch.Tensor) -> bool:
     return name.endswith("bias") or parameter.ndim <= 1
+
+
+def default_max_epochs(n_molecules: float, n_train: int) -> int:
+    """Epochs that show the network ``90 sqrt(n_molecules)`` cells, and at least 40,000 (see ``docs/decisions.md``)."""
+    return math.ceil(max(90.0 * math.sqrt(n_molecules), 40_000.0) / n_train)

@@ -18,8 +18,9 @@ from mudata import MuData
 from scipy import sparse
 from scvi import settings
 
-from countsdiff_sc._constants import MAX_COUNT, UNKNOWN_LABEL
+from countsdiff_sc._constants import UNKNOWN_LABEL
 from countsdiff_sc._counts import CountMatrix, row_blocks, stored_values
+from countsdiff_sc.kernels import MAX_COUNT
 
 
 def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
@@ -187,11 +188,17 @@ def check_counts(matrix: CountMatrix) -> bool:
     Raises
     ------
     TypeError
-        For ``csr_array`` and its kin, which not every version of scvi-tools reads.
+        For masked arrays, and for ``csr_array`` and its kin, which not every version of scvi-tools reads.
     ValueError
         For negative, fractional, infinite or too large values, with how many and where.
     """
     values = matrix.values
+    if isinstance(values, np.ma.MaskedArray):
+        msg = (
+            f"{matrix.location} is a masked array. What is missing is NaN, or False in a layer of booleans. Convert it: "
+            f"{matrix.location} = {matrix.location}.astype('float32').filled(numpy.nan)."
+        )
+        raise TypeError(msg)
     if isinstance(values, sparse.sparray):
         msg = (
             f"{matrix.location} is a {type(values).__name__}. Sparse counts must be a sparse matrix, not a sparse array. "
@@ -221,7 +228,7 @@ def check_counts(matrix: CountMatrix) -> bool:
     value, cell, gene = first_bad
     msg = (
         f"{matrix.location} holds {n_bad:,} values that are not counts, in {n_bad_cells:,} of {values.shape[0]:,} cells "
-        f"(first: {value:g} in cell {str(matrix.adata.obs_names[cell])!r}, gene {str(matrix.adata.var_names[gene])!r}). "
+        f"(first: {value:.10g} in cell {str(matrix.adata.obs_names[cell])!r}, gene {str(matrix.adata.var_names[gene])!r}). "
         f"CountsDiffSC models raw counts: non-negative integers up to 2^24, NaN where missing. "
         f"Pass the layer with raw counts: CountsDiffSC.setup_anndata(adata, layer=...); "
         f"{_where_counts_may_be(matrix)}."
@@ -289,13 +296,23 @@ def warn_of_unobserved(matrix: CountMatrix, never_observed: np.ndarray) -> None:
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
+def check_finite_values(values: np.ndarray) -> None:
+    """Raise ``ValueError`` unless imputed or generated values are finite, and no larger than counts can be."""
+    if not values.max(initial=0) <= MAX_COUNT:  # nor is NaN
+        msg = (
+            f"Means or draws are not finite, or above 2^24 (the largest is {values.max():g}). Molecules can be drawn from finite laws "
+            "only. Lower guidance_scale if it is far above 1, bring continuous covariates into the range of the training data, or train "
+            "the model again if its loss is NaN."
+        )
+        raise ValueError(msg)
+
+
 def check_mask_layer(matrix: CountMatrix) -> None:
     """Check a registered mask layer: present and boolean."""
     if matrix.mask_layer is None:
         return
-    check_key(
-        matrix.mask_layer, matrix.adata.layers, where=f"{matrix.location}'s layers", argument="observed_mask_layer"
-    )
+    where = f"{matrix.holder}.layers"
+    check_key(matrix.mask_layer, matrix.adata.layers, where=where, argument="observed_mask_layer")
     check_observed_mask(matrix.observed_mask, matrix.adata, argument=f"observed_mask_layer={matrix.mask_layer!r}")
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 from scipy import sparse
 
+from countsdiff_sc import kernels
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._counts import CountMatrix, dense
 
@@ -76,7 +77,8 @@ def _insert_rows(counts, values, rows: np.ndarray):
     if sparse.issparse(values):
         rest = sparse.csr_matrix(rest)
         # A missing count has no integer: keep it NaN, in float.
-        rest = rest.astype(np.float32 if np.isnan(rest.data).any() else values.dtype)
+        has_nan = np.isnan(rest.data).any()
+        rest = rest.astype(np.float32 if has_nan else kernels.COUNT_TYPE)
     else:
         rest = dense(rest).astype(values.dtype)
     return stack_rows([values, rest], np.concatenate([rows, others]))

@@ -6,7 +6,7 @@ import torch
 from helpers import QUIET, make_adata, make_counts, train_tiny
 from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC, _imputation_mixin
+from countsdiff_sc import CountsDiffSC, _inference_mixin
 
 
 def to_dense(matrix):
@@ -193,6 +193,60 @@ def test_indices_select_and_order_rows(masked_model, masked):
     np.testing.assert_array_equal(imputed[others], masked.X.toarray()[others])
 
 
+def test_all_cells_in_another_order(masked_model, masked, observed_mask):
+    """Matrices that are returned follow ``indices``; layers follow the cells."""
+    rows = np.random.default_rng(0).permutation(masked.n_obs)
+    everything = masked_model.get_imputed_counts()
+    np.testing.assert_allclose(masked_model.get_imputed_counts(indices=rows), everything[rows], rtol=1e-5)
+    masked_model.impute(indices=rows)
+    np.testing.assert_allclose(masked.layers["imputed"], everything, rtol=1e-5)
+    masked_model.impute(indices=rows, estimate="sample", layer="drawn")
+    drawn, counts = masked.layers["drawn"].toarray(), masked.X.toarray()
+    np.testing.assert_array_equal(drawn[observed_mask], counts[observed_mask])
+
+
+def test_large_counts_of_cells_that_are_not_imputed_are_kept(masked_model, masked):
+    new = masked.copy()
+    new.X = new.X.toarray()
+    new.X[9, 0], new.layers["observed"][9, 0] = 70_000.0, True
+    masked_model.impute(new, indices=[0, 1], estimate="sample")
+    assert new.layers["imputed"][9, 0] == 70_000
+    assert new.layers["imputed"].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("births", "wrong"), [(lambda mean, *_: mean, "[0-9.]+"), (lambda mean, *_: mean.round() - 5.0, "-")]
+)
+def test_births_of_a_rule_of_ones_own_must_be_counts(masked_model, births, wrong):
+    with pytest.raises(ValueError, match=f"births returned .* values that are not counts .first: {wrong}"):
+        masked_model.get_imputed_counts(estimate="sample", births=births)
+    with pytest.raises(ValueError, match="births returned"):
+        masked_model.sample(5, births=births)
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(masked_model, masked):
+    for _ in range(2):  # the second call reads the record of the first
+        masked_model.impute(estimate="sample", n_samples=np.int64(2), guidance_scale=np.float32(0.5), seed=np.int64(3))
+    record = masked.uns["countsdiff_sc"]["imputed_0"]
+    assert (record["n_samples"], record["guidance_scale"]) == (2, 0.5)
+    assert (type(record["n_samples"]), type(record["guidance_scale"])) == (int, float)
+
+
+def test_quantiles_of_draws_are_those_of_the_law_they_come_from(masked_model, observed_mask):
+    """Of 2,000 draws by two steps, whose marginals are those of one: 20% to 80% differ by a molecule at most."""
+    levels = (0.2, 0.5, 0.8)
+    closed = masked_model.get_imputed_counts(quantiles=levels)
+    drawn = masked_model.get_imputed_counts(quantiles=levels, births="poisson", n_samples=2_000, seed=0)
+    for exact, found in zip(closed, drawn, strict=True):
+        assert np.mean(np.abs(exact.toarray() - found.toarray())[~observed_mask] <= 1) > 0.9
+
+
+def test_levels_that_draws_do_not_resolve(masked_model):
+    with pytest.raises(ValueError, match="quantile 0.999 was asked for, of 25 draws.*n_samples of at least 1000"):
+        masked_model.get_imputed_counts(quantiles=(0.5, 0.999), n_steps=2)
+    assert len(masked_model.get_imputed_counts(quantiles=(0.5, 0.999))) == 2  # in closed form
+
+
 def test_boolean_indices(masked_model):
     selected = np.zeros(60, dtype=bool)
     selected[[3, 5]] = True
@@ -237,9 +291,9 @@ def test_draws_without_a_mask_are_those_of_the_law_of_each_fold(adata):
 
 
 def test_fewer_cells_are_imputed_together_where_there_are_many_genes(masked_model, masked, monkeypatch):
-    monkeypatch.setattr(_imputation_mixin, "BLOCK_ENTRIES", 7 * 20)
+    monkeypatch.setattr(_inference_mixin, "BLOCK_ENTRIES", 7 * 20)
     for least, expected in ((1, 7), (9, 9)):
-        monkeypatch.setattr(_imputation_mixin, "MIN_BLOCK_SIZE", least)
+        monkeypatch.setattr(_inference_mixin, "MIN_BLOCK_SIZE", least)
         masked_model.impute(seed=0)
         assert masked.uns["countsdiff_sc"]["imputed"]["batch_size"] == expected
 

@@ -497,7 +497,7 @@ def test_any_number_of_steps_has_a_learning_rate(masked, n_steps):
 
 @pytest.mark.parametrize(("one_pass_fraction", "n_rounds"), [(0.5, 1), (0.49, 2)])
 def test_a_model_of_all_times_trains_twice_as_long_by_default(masked, monkeypatch, one_pass_fraction, n_rounds):
-    monkeypatch.setattr("countsdiff_sc._model._default_max_epochs", lambda n_molecules, n_train: 1)
+    monkeypatch.setattr("countsdiff_sc._model.default_max_epochs", lambda n_molecules, n_train: 1)
     model = CountsDiffSC(masked, one_pass_fraction=one_pass_fraction, **TINY)
     model.train(accelerator="cpu", **QUIET)
     assert len(model.history["train_loss"]) == n_rounds * model.module.net.n_members

@@ -37,6 +37,16 @@ def test_modalities_can_be_chosen(mdata):
     assert list(model.var_names) == list(mdata.mod["prot"].var_names)
 
 
+def test_a_modality_left_out_of_a_mapping_keeps_its_registered_mask(mdata):
+    mdata["prot"].layers["seen"] = np.random.default_rng(1).random(mdata["prot"].shape) < 0.5
+    CountsDiffSC.setup_mudata(mdata, observed_mask_layer={"prot": "seen"})
+    model = train_tiny(mdata, max_epochs=1)
+    mask = np.random.default_rng(0).random(mdata["rna"].shape) < 0.5
+    with pytest.warns(UserWarning, match="not hidden in training"):
+        model.impute(observed_mask={"rna": mask})
+    assert mdata["prot"].uns["countsdiff_sc"]["imputed"]["n_imputed"] == (~mdata["prot"].layers["seen"]).sum()
+
+
 def test_imputed_entries_are_counted_by_modality(mdata):
     mdata["prot"].X = mdata["prot"].X.toarray() if hasattr(mdata["prot"].X, "toarray") else mdata["prot"].X
     mdata["prot"].X[:9, 0] = np.nan

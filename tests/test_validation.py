@@ -24,7 +24,7 @@ def with_value(value, dense=False):
 def test_non_counts_are_refused_with_place_and_remedy(value, dense):
     adata = with_value(value, dense)
     adata.layers["raw"] = make_adata().X
-    message = rf"1 values that are not counts, in 1 of 60 cells \(first: {value:g}".replace("+", r"\+")
+    message = rf"1 values that are not counts, in 1 of 60 cells \(first: {value:.10g}".replace("+", r"\+")
     with pytest.raises(ValueError, match=message) as error:
         CountsDiffSC.setup_anndata(adata)
     assert "'cell7', gene 'gene3'" in str(error.value)
@@ -226,6 +226,53 @@ def test_genes_that_are_observed_nowhere(adata):
     profile = model.module.net.mean_profile
     others = np.setdiff1d(np.arange(adata.n_vars), [2, 4, 7])
     np.testing.assert_allclose(profile[[2, 4, 7]], profile[others].mean(), rtol=1e-5)
+
+
+def test_covariates_are_known_by_name_whatever_their_order(adata):
+    """To pandas, categories in another order are the same, and upstream keeps the codes of new data then."""
+    adata.obs["donor"] = pd.Categorical(adata.obs["donor"].astype(str))
+    CountsDiffSC.setup_anndata(adata, categorical_covariate_keys=["donor"])
+    model = train_tiny(adata)
+    new = adata.copy()
+    new.obs["donor"] = new.obs["donor"].cat.reorder_categories(new.obs["donor"].cat.categories[::-1])
+    np.testing.assert_array_equal(model.get_imputed_counts(new, seed=0), model.get_imputed_counts(seed=0))
+    np.testing.assert_array_equal(*(a.obsm["_scvi_extra_categorical_covs"].to_numpy() for a in (new, adata)))
+
+
+def test_a_covariate_that_did_not_vary_says_little(adata):
+    adata.obs["age"] = 5.1
+    CountsDiffSC.setup_anndata(adata, continuous_covariate_keys=["age"])
+    model = train_tiny(adata)
+    new = adata.copy()
+    new.obs["age"] = 5.6
+    assert model.get_imputed_counts(new).max() < 10 * adata.X.max()
+
+
+def test_laws_that_are_not_finite_are_refused(adata):
+    adata.obs["age"] = np.arange(adata.n_obs) / adata.n_obs
+    adata.layers["observed"] = np.random.default_rng(0).random(adata.shape) < 0.5
+    CountsDiffSC.setup_anndata(adata, continuous_covariate_keys=["age"], observed_mask_layer="observed")
+    model = train_tiny(adata)
+    new = adata.copy()
+    new.obs["age"] = 1e38
+    for options in ({}, {"estimate": "sample"}, {"selection": 0.0}, {"estimate": "sample", "selection": 0.0}):
+        with pytest.raises(ValueError, match="not finite.*continuous covariates"):
+            model.impute(new, **options)
+    assert set(new.layers) == {"observed"}
+
+
+def test_counts_that_were_normalised_after_they_were_set_up(adata):
+    CountsDiffSC.setup_anndata(adata)
+    model = CountsDiffSC(adata)
+    adata.X = adata.X / 2.0
+    with pytest.raises(ValueError, match="not counts"):
+        model.train(1)
+
+
+def test_masked_arrays_are_refused(adata):
+    adata.layers["counts"] = np.ma.masked_less(adata.X.toarray(), 0.0)
+    with pytest.raises(TypeError, match="masked array"):
+        CountsDiffSC.setup_anndata(adata, layer="counts")
 
 
 def test_new_data_without_the_registered_mask_layer(masked_model):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from countsdiff_sc._training_plan import default_max_epochs
 from countsdiff_sc._validation import check_number
 
 from ._baselines import _fit_rank_one
@@ -281,8 +282,3 @@ class MaskedDiffusion:
         logits = net(x * ~masked, known & ~masked, entries)
         nats = F.cross_entropy(logits, self._classes.encode(x[entries]), reduction="none")
         return (nats / masked.sum(1)[entries[0]]).sum() / len(x)
-
-
-def default_max_epochs(n_molecules: float, n_train: int) -> int:
-    """Epochs that show the network ``90 sqrt(n_molecules)`` cells, and at least 40,000: the default of our model."""
-    return math.ceil(max(90.0 * math.sqrt(n_molecules), 40_000.0) / n_train)

@@ -1,6 +1,6 @@
 """Compiled loops for what vectors cannot do well on a CPU. Tests compare each with a plain counterpart, or with its law."""
 
-from ._csr import dense_to_csr, smallest_type
+from ._csr import COUNT_TYPE, MAX_COUNT, dense_to_csr
 from ._filling import fill_with_draws
 from ._negative_binomial import MAX_MEAN, draw_negative_binomial, negative_binomial_nll
 from ._posterior import freeman_tukey, gamma_poisson_loss, gamma_poisson_mixture
@@ -8,6 +8,8 @@ from ._ranks import group_correlations
 from ._thinning import PENDING, corrupt, thin_counts
 
 __all__ = [
+    "COUNT_TYPE",
+    "MAX_COUNT",
     "MAX_MEAN",
     "PENDING",
     "corrupt",
@@ -19,6 +21,5 @@ __all__ = [
     "gamma_poisson_mixture",
     "group_correlations",
     "negative_binomial_nll",
-    "smallest_type",
     "thin_counts",
 ]

@@ -9,14 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from countsdiff_sc.process._selection import MAX_STRENGTH
-
 from ._members import MemberLinear
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Known facts about ``B`` cells; backbones get them with a leading axis of networks.
+    """Known facts about ``B`` cells; :class:`CellContext` gets them with a leading axis of networks.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ class Conditions:
         )
 
     def unknown(self) -> Conditions:
-        """Copy in which every condition is unknown."""
+        """Copy in which every label, batch and covariate is unknown; the selection is none of these."""
         unknown = torch.full_like(self.categories, -1), torch.full_like(self.continuous, math.nan)
         return Conditions(*unknown, self.selection)
 
@@ -141,5 +139,6 @@ class CellContext(nn.Module):
         # Counts of molecules span orders of magnitude; 7 nats is about a thousand.
         scalars.append(n_molecules.log1p() / 7.0)
         if self.selection:
-            scalars.append(conditions.selection / MAX_STRENGTH)
+            # Large beside the other numbers: an eighth of the cells has to teach in a few hundred steps what it means.
+            scalars.append(2.0 * conditions.selection)
         return self.out(F.silu(self.scalars(torch.cat(scalars, dim=-1)))) + self.conditions(conditions)

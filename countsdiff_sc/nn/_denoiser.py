@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from countsdiff_sc import kernels
 from countsdiff_sc.process._compiled import arrays, compiles, drawn_seed
+from countsdiff_sc.process._residual import freeman_tukey
 
 from ._context import CellContext, Conditions
 from ._molecules_lost import Readout, molecules_lost
@@ -114,7 +115,7 @@ class CountDenoiser(nn.Module):
         t
             Time of the missing entries, shape ``(B,)``.
         conditions
-            Labels and covariates of the cells.
+            Labels, batches, covariates and selection of the cells.
         apart
             Whether each network reads its share of the cells, the first ones for the first, so that there is one readout of
             each cell (``E = 1``), or all read all of them.
@@ -184,5 +185,4 @@ def freeman_tukey_residual(x_t: Tensor, survival_prob: Tensor, rate: Tensor, *, 
         seed, n_threads = drawn_seed(None) if dropout else 0, torch.get_num_threads()
         inputs = arrays(x_t, survival_prob, rate)
         return torch.from_numpy(kernels.freeman_tukey(*inputs, dropout=dropout, seed=seed, n_threads=n_threads))
-    residual = x_t.sqrt() + (x_t + 1.0).sqrt() - (4.0 * survival_prob * rate + 1.0).sqrt()
-    return F.dropout(residual, dropout)
+    return F.dropout(freeman_tukey(x_t, survival_prob * rate), dropout)

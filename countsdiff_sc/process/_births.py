@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def filled_by_draws(
     Raises
     ------
     ValueError
-        In the latter case, where a law is not finite.
+        In the latter case, where a law is not finite, or its mean above 2^24.
     """
     if not compiles(x, mean, dispersion):
         yield from (x + negative_binomial_births(mean, dispersion, generator) for _ in range(n_draws))
@@ -72,20 +73,21 @@ def filled_by_draws(
             own = torch.Generator().manual_seed(int(seed))
             matrix.data[pending] = _gamma_poisson(*_finite(mean, dispersion, rows, columns), own).numpy()
             matrix.eliminate_zeros()
-        matrix.data = matrix.data.astype(kernels.smallest_type(matrix.data.max(initial=0)))
+        matrix.data = matrix.data.astype(kernels.COUNT_TYPE)
         yield matrix
 
 
 def _finite(mean: Tensor, dispersion: Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and inverse dispersion of some entries."""
     laws = mean[rows, columns], dispersion[rows, columns]
-    is_wrong = ~(torch.isfinite(laws[0]) & torch.isfinite(laws[1]))
+    is_wrong = ~((laws[0] <= kernels.MAX_COUNT) & torch.isfinite(laws[1]))
     if is_wrong.any():
         first = int(is_wrong.nonzero()[0])
         msg = (
-            f"{int(is_wrong.sum())} predicted laws are not finite, the first with mean {float(laws[0][first])} and inverse "
+            f"{int(is_wrong.sum())} predicted laws are not finite, or have means above 2^24, the first with mean {float(laws[0][first])} and inverse "
             f"dispersion {float(laws[1][first])}, at cell {rows[first]} of a block and gene {columns[first]}. Counts can be drawn from "
-            "finite laws only. Lower guidance_scale if it is far above 1, or train the model again if its loss is NaN."
+            "finite laws only. Lower guidance_scale if it is far above 1, bring continuous covariates into the range of the training "
+            "data, or train the model again if its loss is NaN."
         )
         raise ValueError(msg)
     return laws
@@ -121,10 +123,26 @@ _RULES: dict[str, BirthRule] = {
 }
 
 
+def _checked(rule: BirthRule, expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
+    """What a user's rule returns, which is thinned as counts are: fractions would be lost without a word."""
+    drawn = rule(expected_births, dispersion, generator)
+    wrong = drawn[~((drawn >= 0.0) & (drawn == drawn.floor()))]
+    if len(wrong):
+        msg = (
+            f"births returned {len(wrong):,} values that are not counts (first: {float(wrong[0]):g}). It must return whole numbers of "
+            "at least 0. Round them, or draw them: torch.poisson(expected_births, generator=generator)."
+        )
+        raise ValueError(msg)
+    return drawn
+
+
 def get_birth_rule(births: str | BirthRule) -> BirthRule:
-    """Turn ``"negative_binomial"``, ``"poisson"``, ``"stochastic"``, ``"nearest"`` or a callable into a rule."""
+    """Turn ``"negative_binomial"``, ``"poisson"``, ``"stochastic"``, ``"nearest"`` or a callable into a rule.
+
+    That of a callable raises ``ValueError`` where what is returned are no counts.
+    """
     if callable(births):
-        return births
+        return partial(_checked, births)
     if births in _RULES:
         return _RULES[births]
     msg = f"births={births!r} is not known. It must be one of {sorted(_RULES)} or a callable. Pass one of these."

@@ -15,12 +15,16 @@ import math
 import torch
 from torch import Tensor
 
+from ._residual import freeman_tukey
+
 #: Largest strength, in either direction, that networks are trained with.
 MAX_STRENGTH = 8.0
 #: A strength is 0 unless it differs from that by so many standard errors.
 MIN_Z_SCORE = 3.0
 #: Rounds of fitting the effects of cells and genes alone, and at most of fitting them and the strength.
 _N_ROUNDS_AT_RANDOM, _N_ROUNDS = 2, 10
+#: Alternating projections, on cells and on genes, that take the effects out of a slope; after two little is left of them.
+_N_PROJECTIONS = 2
 #: A change of the strength that ends the rounds before.
 _TOLERANCE = 0.01
 #: Precision of the prior of an effect, which keeps it finite where a pattern tells all missing entries of a gene.
@@ -29,6 +33,8 @@ _EFFECT_PRECISION = 0.1
 #: at 1.1 selective masks of a few hundred genes were found to have patterns, which then hid the selection.
 _MAX_PATTERNS, _CLEARLY = 8, 1.6
 _TINY = 1e-9
+#: How fast a height rises with the residual.
+_SLOPE = 1.5
 
 
 def height(counts: Tensor, mean_profile: Tensor) -> Tensor:
@@ -43,8 +49,7 @@ def height(counts: Tensor, mean_profile: Tensor) -> Tensor:
     mean_profile
         Mean count of each gene in an average cell (molecules), shape ``(G,)``.
     """
-    residual = counts.sqrt() + (counts + 1.0).sqrt() - (4.0 * mean_profile + 1.0).sqrt()
-    return torch.sigmoid(1.5 * residual) - 0.5
+    return torch.sigmoid(_SLOPE * freeman_tukey(counts, mean_profile)) - 0.5
 
 
 def estimate_strength(
@@ -75,19 +80,30 @@ def estimate_strength(
     Returns
     -------
     The strength, between ``-MAX_STRENGTH`` and ``MAX_STRENGTH``.
+
+    Raises
+    ------
+    ValueError
+        If a law is not finite, as those of a network that diverged.
     """
+    if not torch.isfinite(mean.sum() + dispersion.sum()):
+        msg = (
+            "Predicted laws are not finite, so nothing can be told from the mask. Means and dispersions must be. Bring continuous "
+            "covariates into the range of the training data, or train the model again if its loss is NaN."
+        )
+        raise ValueError(msg)
     law = [(prob, height(counts, mean_profile)) for prob, counts in _three_counts(mean, dispersion)]
     expected = [(torch.ones_like(mean), sum(prob * h for prob, h in law))]  # all that matters at strength 0
     judged = _informative(~seen, observed)
     fit = _SelectionFit(observed.to(mean.dtype), judged.to(mean.dtype), expected, 1.0 - seen_prob)
+    fit.fit_effects()
     if not fit.refutes_randomness():
         return 0.0
-    if fit.finds_patterns() and not fit.refutes_randomness():
-        return 0.0
-    fit.law = law
-    for _ in range(_N_ROUNDS):
-        if abs(fit.update_all()) < _TOLERANCE:
-            break
+    if fit.add_patterns():
+        fit.fit_effects()
+        if not fit.refutes_randomness():
+            return 0.0
+    fit.fit_strength(law)
     return float(fit.strength)
 
 
@@ -123,19 +139,29 @@ class _SelectionFit:
         n, n_observed = self.judged.sum(dim, keepdim=True), (self.judged * self.observed).sum(dim, keepdim=True)
         return torch.log((n_observed + 0.5) / (n - n_observed + 0.5))
 
-    def refutes_randomness(self) -> bool:
-        """Fit the effects alone, and put to the test that there is nothing else."""
+    def fit_effects(self) -> None:
+        """Fit the effects alone."""
         for _ in range(_N_ROUNDS_AT_RANDOM):
             self._update_cells()
             self._update_genes()
+
+    def fit_strength(self, law: list[tuple[Tensor, Tensor]]) -> None:
+        """Fit the strength as well, now that it matters what the counts may be."""
+        self.law = law
+        for _ in range(_N_ROUNDS):
+            if abs(self._update_all()) < _TOLERANCE:
+                break
+
+    def refutes_randomness(self) -> bool:
+        """Whether there is more than the effects, as fitted, by a score test."""
         score, information, slope = self.derivatives()
         by_gene, of_strength = _WeightedEffects(information, self.patterns).score_apart(score, slope)
         # Over genes or over entries, whichever is larger: where nothing is left to chance the former is next to nothing.
         variance = torch.maximum(by_gene.square().sum(), of_strength)
         return bool(by_gene.sum().abs() > MIN_Z_SCORE * variance.sqrt())
 
-    def finds_patterns(self) -> bool:
-        """Let genes have effects for what many masks have in common beyond effects, if there is such a thing."""
+    def add_patterns(self) -> bool:
+        """Let genes have effects for what many masks have in common beyond effects; return whether there is such a thing."""
         score, information, _ = self.derivatives()
         residual = score / information.clamp(min=_TINY).sqrt()
         vectors, values, _ = torch.linalg.svd(residual, full_matrices=False)
@@ -161,7 +187,7 @@ class _SelectionFit:
         information = self.judged * leverage.square() * expected * (1.0 - expected)
         return score, information, by_strength / by_logit.clamp(min=_TINY)
 
-    def update_all(self) -> float:
+    def _update_all(self) -> float:
         """A step of the effects of cells, then one of those of genes and of the strength, which is returned."""
         self._update_cells()
         score, slope, effects = self._update_genes()
@@ -206,7 +232,7 @@ class _WeightedEffects:
 
     def score_apart(self, score: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Score of the strength, gene by gene ``(G,)``, and its information, by what effects do not explain of the slope."""
-        for _ in range(2):
+        for _ in range(_N_PROJECTIONS):
             slope = slope - self.of_cells(self.information * slope)
             slope = slope - self.patterns @ self.of_genes(self.information * slope)
         return (score * slope).sum(0), (self.information * slope.square()).sum()

@@ -13,11 +13,9 @@ from laws import ALPHA, LAW, assert_law, generator, p_value
 from scipy import stats
 
 from countsdiff_sc import evaluation
-from countsdiff_sc._model import _default_max_epochs
 from countsdiff_sc.evaluation._categorical import CategoricalDenoiser, CountClasses
 from countsdiff_sc.evaluation._masked_diffusion import (
     PUBLISHED_ETA,
-    default_max_epochs,
     remdm_sample,
     step_probabilities,
 )
@@ -248,11 +246,6 @@ def test_few_cells_and_cells_in_which_nothing_is_known(n_obs):
     observed[1:2] = False
     imputer = evaluation.MaskedDiffusion(max_epochs=9, **TINY).fit(counts, observed)  # nine steps in all
     assert np.isfinite(imputer.impute(counts, observed)).all()
-
-
-@pytest.mark.parametrize(("n_molecules", "n_train"), [(1e6, 2000), (10.0, 7)])
-def test_one_network_is_trained_as_long_as_one_of_ours(n_molecules, n_train):
-    assert default_max_epochs(n_molecules, n_train) == _default_max_epochs(n_molecules, n_train)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,9 @@ def test_agreement_with_scipy(shape, n_threads, dtype, monkeypatch):
     assert sparse.csr_matrix(counts).indices.dtype == csr.indices.dtype
 
 
-@pytest.mark.parametrize(
-    ("largest", "dtype"),
-    [(0, np.int16), (200, np.int16), (2**15 - 1, np.int16), (2**15, np.int32), (2**24, np.int32), (2**31, np.int64)],
-)
-def test_integers_are_as_small_as_is_safe(largest, dtype):
+@pytest.mark.parametrize("largest", [0, 200, 2**15, 2**24])
+def test_integers_have_one_type_whatever_they_are(largest):
     csr = dense_to_csr(np.array([[0.0, largest]]))
-    assert csr.dtype == dtype
+    assert csr.dtype == np.int32
     assert csr[0, 1] == largest
     assert csr.nnz == (largest > 0)

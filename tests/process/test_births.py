@@ -100,7 +100,15 @@ def test_a_callable_is_its_own_rule():
     def own(mean, dispersion, generator):
         return mean.ceil()
 
-    assert get_birth_rule(own) is own
+    mean = torch.tensor([[0.3, 2.0]])
+    assert get_birth_rule(own)(mean, torch.ones(1, 2), None).tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1.0, float("nan")])
+def test_what_a_callable_returns_must_be_counts(wrong):
+    rule = get_birth_rule(lambda *_: torch.tensor([[1.0, wrong]]))
+    with pytest.raises(ValueError, match=f"births returned 1 values that are not counts .first: {wrong:g}"):
+        rule(torch.ones(1, 2), torch.ones(1, 2), None)
 
 
 @pytest.mark.parametrize("births", ["nb", "", None, 2])
