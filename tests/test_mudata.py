@@ -3,6 +3,7 @@
 import mudata
 import numpy as np
 import pytest
+from anndata import AnnData
 from helpers import train_tiny
 
 from countsdiff_sc import CountsDiffSC, evaluation
@@ -134,6 +135,29 @@ def test_depth_is_estimated_from_the_cells_that_were_measured(mdata):
     half = estimate_reference(CountMatrix(protein, None, "seen", "X"))
     np.testing.assert_allclose(half.mean_profile, everywhere.mean_profile, rtol=1e-5)
     assert half.depth_concentration == pytest.approx(everywhere.depth_concentration)
+
+
+def test_depths_of_batches_whose_panels_hardly_overlap():
+    """One batch has a tenth of the other's depth, and 10 of 100 genes in common with it."""
+    rng = np.random.default_rng(0)
+    profile, depth = rng.lognormal(1.0, 0.5, 100), np.repeat([0.2, 1.8], 200)[:, None]
+    counts = rng.poisson(depth * profile).astype(np.float32)
+    counts[:200, 55:], counts[200:, :45] = np.nan, np.nan
+    found = estimate_reference(CountMatrix(AnnData(counts), None, None, "X"))
+    np.testing.assert_allclose(found.mean_profile.sum(), profile.sum(), rtol=0.05)
+    ratio = (found.mean_profile / profile)[:45].mean() / (found.mean_profile / profile)[55:].mean()
+    assert ratio == pytest.approx(1.0, abs=0.1)  # 0.3 after three rounds
+    assert found.depth_concentration == pytest.approx(1.0 / 0.64, rel=0.1)
+
+
+def test_a_gene_that_is_hardly_measured():
+    """Half a molecule at most of a gene without any, and the rate of one with a molecule in a shallow cell."""
+    counts = np.full((50, 20), 4.0, dtype=np.float32)
+    counts[0] = 0.4 * counts[0] // 0.4 / 4.0  # a quarter as deep
+    counts[1:, :2], counts[0, :2] = np.nan, [1.0, 0.0]
+    profile = estimate_reference(CountMatrix(AnnData(counts), None, None, "X")).mean_profile
+    assert profile[0] == pytest.approx(profile[5], rel=0.05)
+    assert profile[1] == pytest.approx(0.5, rel=0.05)
 
 
 def test_each_modality_has_its_own_selection(mdata):
