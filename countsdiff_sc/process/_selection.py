@@ -214,21 +214,21 @@ class _WeightedEffects:
 
     def __init__(self, information: Tensor, patterns: Tensor):
         self.information, self.patterns = information, patterns
-        self._of_cells = information.sum(1, keepdim=True) + _EFFECT_PRECISION
+        self._cell_curvature = information.sum(1, keepdim=True) + _EFFECT_PRECISION
         pairs = (patterns.unsqueeze(2) * patterns.unsqueeze(1)).flatten(1)
         ridge = _EFFECT_PRECISION * torch.eye(patterns.shape[1], device=patterns.device)
-        self._of_genes = (pairs.T @ information).T.unflatten(1, ridge.shape) + ridge
+        self._gene_curvature = (pairs.T @ information).T.unflatten(1, ridge.shape) + ridge
 
     def of_cells(self, score: Tensor, effect: Tensor | float = 0.0) -> Tensor:
         """Step of the effects of cells."""
-        return (score.sum(1, keepdim=True) - _EFFECT_PRECISION * effect) / self._of_cells
+        return (score.sum(1, keepdim=True) - _EFFECT_PRECISION * effect) / self._cell_curvature
 
     def of_genes(self, score: Tensor, effect: Tensor | float = 0.0) -> Tensor:
         """Step of the effects of genes."""
         gradient = (self.patterns.T @ score - _EFFECT_PRECISION * effect).T
         if self.patterns.shape[1] == 1:  # as it mostly is: no systems of equations
-            return (gradient / self._of_genes.squeeze(2)).T
-        return torch.linalg.solve(self._of_genes, gradient).T
+            return (gradient / self._gene_curvature.squeeze(2)).T
+        return torch.linalg.solve(self._gene_curvature, gradient).T
 
     def score_apart(self, score: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Score of the strength, gene by gene ``(G,)``, and its information, by what effects do not explain of the slope."""
