@@ -71,9 +71,8 @@ class GenerationMixin(InferenceMixin):
 
         Returns
         -------
-        An AnnData with counts in ``X`` (CSR, int32), the training genes, and in ``obs`` every
-        condition that was used. ``uns["countsdiff_sc"]["X"]`` records the arguments. A MuData of the modelled modalities if
-        the model was trained on one.
+        An AnnData with counts in ``X`` (CSR, int32), the training genes, and in ``obs`` every condition that was used.
+        ``uns["countsdiff_sc"]["X"]`` records the arguments. A MuData of the modelled modalities if the model was trained on one.
 
         Raises
         ------

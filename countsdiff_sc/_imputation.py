@@ -170,11 +170,10 @@ def _fill_from_draws(
     elif request.levels is None:
         yield from (draw() for _ in range(request.n_samples))
     else:
-        n_draws = request.n_draws
-        ordered = torch.stack([draw()[missing] for _ in range(n_draws)]).sort(dim=0).values
+        ordered = torch.stack([draw()[missing] for _ in range(request.n_draws)]).sort(dim=0).values
         for level in request.levels:
             # The least draw that so large a share of the draws does not exceed.
-            yield x.masked_scatter(missing, ordered[max(math.ceil(level * n_draws) - 1, 0)])
+            yield x.masked_scatter(missing, ordered[math.ceil(level * request.n_draws) - 1])
 
 
 def impute_cells(

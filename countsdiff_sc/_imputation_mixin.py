@@ -20,8 +20,8 @@ from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
 from countsdiff_sc._request import ImputationRequest
 from countsdiff_sc.process._selection import MAX_STRENGTH
 
-#: Entries whose masks tell how counts were selected, and the least number of cells that they belong to. Those of the smallest
-#: modality are as many, if the cells are not more than the last number.
+#: Entries whose masks tell how counts were selected, and the least number of cells that they belong to. In the smallest modality
+#: they are as many, unless that takes more than the last number of cells.
 SELECTION_ENTRIES, MIN_SELECTION_CELLS, MAX_SELECTION_CELLS = 2**16, 32, 256
 
 
@@ -64,10 +64,9 @@ class ImputationMixin(InferenceMixin):
             Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ...
         observed_mask
             Booleans, cells x genes, True where a count is observed and kept: an array, a DataFrame, a sparse matrix or the name
-            of a layer (for MuData a mapping from modality to one of these;
-            those left out keep the registered one). By default the layer registered at setup,
-            else NaN marks missing entries, else *zeros* are imputed, each gene fold predicted from the other genes.
-            NaN is missing whatever a mask says.
+            of a layer (for MuData a mapping from modality to one of these; those left out keep the registered one). By default
+            the layer registered at setup, else NaN marks missing entries, else *zeros* are imputed, each gene fold predicted
+            from the other genes. NaN is missing whatever a mask says.
         estimate
             ``"mean"`` (float32; lowest squared error), ``"median"`` or ``"sample"`` (integers; right distribution,
             but a single draw has about 1.4 times the error of the mean).
@@ -102,8 +101,8 @@ class ImputationMixin(InferenceMixin):
             far below its gene's mean, between -8 and 8. 0 says that they are missing at random, whatever cells and genes lose
             most; above 0 low counts are missing more often (dropout), and what is imputed is lower. By default it is estimated
             from the mask of some of the cells that are imputed, see :doc:`/theory`, and is 0 unless that is clearly refuted, which
-            fewer than 10 genes cannot do. For MuData each modality has its own, and a mapping states some of them. What was used is recorded. With
-            ``"remask"``, and where zeros are imputed, it is 0.
+            fewer than 10 genes cannot do. For MuData each modality has its own, and a mapping states some of them. What was used
+            is recorded. With ``"remask"``, and where zeros are imputed, it is 0.
         indices
             Cells to impute; others keep their counts.
         batch_size

@@ -246,9 +246,8 @@ class CountsDiffSC(
         if self.module.n_continuous:
             covariates = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY), dtype=float)
         scale = covariates.std(axis=0)
-        scale[scale <= 1e-6 * np.abs(covariates).max(axis=0, initial=0.0)] = (
-            1.0  # the same in all cells, up to rounding
-        )
+        is_constant = scale <= 1e-6 * np.abs(covariates).max(axis=0, initial=0.0)  # up to rounding
+        scale[is_constant] = 1.0
         self.module.set_reference(
             torch.as_tensor(np.concatenate([r.mean_profile for r in references])),
             torch.tensor([r.depth_concentration for r in references]),

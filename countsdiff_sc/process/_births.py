@@ -84,10 +84,10 @@ def _finite(mean: Tensor, dispersion: Tensor, rows: np.ndarray, columns: np.ndar
     if is_wrong.any():
         first = int(is_wrong.nonzero()[0])
         msg = (
-            f"{int(is_wrong.sum())} predicted laws are not finite, or have means above 2^24, the first with mean {float(laws[0][first])} and inverse "
-            f"dispersion {float(laws[1][first])}, at cell {rows[first]} of a block and gene {columns[first]}. Counts can be drawn from "
-            "finite laws only. Lower guidance_scale if it is far above 1, bring continuous covariates into the range of the training "
-            "data, or train the model again if its loss is NaN."
+            f"{int(is_wrong.sum())} predicted laws are not finite, or have means above 2^24, the first with mean "
+            f"{float(laws[0][first])} and inverse dispersion {float(laws[1][first])}, at cell {rows[first]} of a block and gene "
+            f"{columns[first]}. Counts can be drawn from finite laws only. Lower guidance_scale if it is far above 1, bring continuous "
+            "covariates into the range of the training data, or train the model again if its loss is NaN."
         )
         raise ValueError(msg)
     return laws
