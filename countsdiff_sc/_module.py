@@ -24,8 +24,9 @@ from countsdiff_sc.process._samplers import Denoise
 N_MEMBERS = 3
 #: Extra metric of a minibatch in evaluation mode: what each cell adds to the loss, shape ``(B,)``.
 LOSS_BY_CELL = "loss_by_cell"
-#: Times of generation of which one is drawn in training.
-_N_GENERATION_TIMES = 256
+#: Times of generation of which one is drawn in training, and how many of them are 1, where it starts. The first molecules decide a
+#: cell's depth: to learn them from times near 1 only had rare labels start with half of theirs.
+_N_GENERATION_TIMES, _N_STARTS = 256, 32
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 
 
@@ -201,7 +202,8 @@ class CountsDiffModule(BaseModuleClass):
             denoiser.depth_concentration.copy_(depth_concentration)
             denoiser.continuous_location.copy_(location)
             denoiser.continuous_scale.copy_(scale)
-        self.generation_times.copy_(self.generation_grid(_N_GENERATION_TIMES + 1)[1:-1])
+        # Times below 1; the others stay as they are.
+        self.generation_times[_N_STARTS:] = self.generation_grid(_N_GENERATION_TIMES - _N_STARTS + 1)[1:-1]
 
     # ------------------------------------------------------------------ inference
 

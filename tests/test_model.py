@@ -1,11 +1,13 @@
 """Construction, training, saving and loading."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scvi
 import torch
+from anndata import AnnData
 from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
@@ -16,8 +18,8 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from countsdiff_sc import CountsDiffSC, _training_states, evaluation, process
 from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
-from countsdiff_sc._training_plan import scale_to_norm
-from countsdiff_sc.nn import GeneSetTransformer
+from countsdiff_sc._training_plan import CountsDiffTrainingPlan, scale_to_norm
+from countsdiff_sc.nn import Conditions, GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 from countsdiff_sc.process._selection import MAX_STRENGTH, height
 
@@ -88,6 +90,44 @@ def test_training_learns_the_cell_types():
     assert len(model.history["train_loss"]) == 40
     assert len(loss) == 40 // model.module.net.n_members
     assert loss.min() < loss.iloc[0] - 0.05
+
+
+@pytest.mark.parametrize("inverse_dispersion", [0.2, 5.0])
+def test_training_learns_the_dispersion(inverse_dispersion):
+    """That of all genes, and that of one gene that differs, from where it starts, 2.7, and in the steps of a default run."""
+    rng, n_obs, n_vars = np.random.default_rng(0), 600, 40
+    r = np.full(n_vars, inverse_dispersion)
+    r[0] = 1.0
+    counts = rng.poisson(rng.gamma(r, 3.0 / r, (n_obs, n_vars)))
+    adata = AnnData(sparse.csr_matrix(counts.astype(np.float32)))
+    scvi.settings.seed = 0
+    CountsDiffSC.setup_anndata(adata)
+    model = CountsDiffSC(adata)
+    model.train(accelerator="cpu", **QUIET)
+    observed = torch.as_tensor(rng.random(counts.shape) < 0.5)
+    nothing_known = Conditions(torch.empty(n_obs, 0).long(), torch.empty(n_obs, 0), torch.zeros(n_obs, 1))
+    with torch.no_grad():
+        denoise = model.module.bind(observed, nothing_known)
+        mean, found = denoise(torch.as_tensor(counts, dtype=torch.float32) * observed, torch.tensor(1.0))
+    variance = torch.where(observed, torch.nan, mean + mean.square() / found).nanmean(0).numpy()
+    # A variance of 600 such counts has a standard error of 20% where r is 0.2, and the fit is no better.
+    np.testing.assert_allclose(np.median(variance[1:]), 3.0 + 9.0 / inverse_dispersion, rtol=0.2)
+    np.testing.assert_allclose(variance[0], 12.0, rtol=0.4)
+
+
+def test_the_dispersion_of_all_genes_learns_fastest(masked):
+    model = CountsDiffSC(masked, **TINY)
+    rates = {}
+    plan = CountsDiffTrainingPlan(model.module, lr=0.01)
+    plan.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=100)
+    optimizer = plan.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        rates |= {id(parameter): group["max_lr"] for parameter in group["params"]}
+    by_name = {name: rates[id(parameter)] for name, parameter in model.module.net.named_parameters()}
+    head = "backbone.read_log_dispersion"
+    assert by_name.pop(f"{head}.common_bias") == pytest.approx(0.3)
+    assert by_name.pop(f"{head}.bias") == pytest.approx(0.1)
+    assert set(by_name.values()) == {0.01}
 
 
 def test_validation_noise_is_fixed(masked):
@@ -526,7 +566,7 @@ def test_epochs_are_a_positive_integer(masked, max_epochs):
 
 
 def test_some_cells_of_training_start_from_nothing(masked):
-    """Those whose time would be 1 get a time between, drawn among those that generation visits, and see nothing in full."""
+    """Those whose time would be 1 get one that generation visits, an eighth of them still 1, and see nothing in full."""
     module = CountsDiffSC(masked, **TINY).module
     module.set_reference(torch.full((20,), 50.0), torch.ones(1), torch.empty(0), torch.empty(0))
     t, observed_prob = torch.ones(400, 1), torch.ones(400, 20)
@@ -534,9 +574,10 @@ def test_some_cells_of_training_start_from_nothing(masked):
     _training_states.start_from_nothing(t, observed_prob, one_pass, module.generation_times, None)
     changed = np.zeros(400, dtype=bool)
     changed[:200][_training_states.FROM_NOTHING] = True
-    np.testing.assert_array_equal((t < 1).flatten(), changed)
     np.testing.assert_array_equal((observed_prob == 0).all(1), changed)
-    survival = module.schedule.survival_prob(t[changed])
+    assert not (t < 1).flatten()[~changed].any()
+    assert (module.generation_times == 1).float().mean() == 1 / 8
+    survival = module.schedule.survival_prob(module.generation_times[module.generation_times < 1])
     assert survival.min() > 1e-3 * 0.99  # one molecule of the thousand that a cell has
     assert survival.max() < 0.95
 

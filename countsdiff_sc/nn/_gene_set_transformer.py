@@ -61,13 +61,11 @@ class GeneSetTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.n_features = n_tokens * width + context_width
         self.read_log_ratio = MemberLinear(n_members, self.n_features, n_genes)
-        self.read_log_dispersion = MemberLinear(n_members, width, n_genes)
-        # Start from the depth-scaled mean profile and a moderate dispersion.
+        self.read_log_dispersion = LogDispersion(n_members, width, n_genes)
+        # Start from the depth-scaled mean profile.
         nn.init.zeros_(self.read_mask.weight)
         nn.init.normal_(self.read_log_ratio.weight, std=2e-3)
         nn.init.zeros_(self.read_log_ratio.bias)
-        nn.init.zeros_(self.read_log_dispersion.weight)
-        nn.init.ones_(self.read_log_dispersion.bias)
 
     def forward(
         self,
@@ -99,3 +97,30 @@ class GeneSetTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, context)
         return self.norm(tokens)
+
+
+class LogDispersion(MemberLinear):
+    """Log inverse dispersion of each gene: a level common to all, an offset of the gene, and what a cell's features say.
+
+    Most genes have few molecules, which say little about their own dispersion and much about that of all genes together
+    (as in Robinson & Smyth 2007). The training plan has the level learn fastest.
+
+    Parameters
+    ----------
+    n_members
+        Number of networks ``E``.
+    in_features
+        Features of a cell.
+    n_genes
+        Number of genes ``G``.
+    """
+
+    def __init__(self, n_members: int, in_features: int, n_genes: int):
+        super().__init__(n_members, in_features, n_genes)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.common_bias = nn.Parameter(torch.ones(n_members, 1, 1))  # a moderate dispersion
+
+    def offset(self, columns: slice | Tensor) -> Tensor:
+        """The level with the offsets of genes, ``(E, 1, G)`` or some columns of that."""
+        return super().offset(columns) + self.common_bias

@@ -34,13 +34,16 @@ class MemberLinear(nn.Module):
 
     def forward(self, x: Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
         """Map ``(E, N, in)``, or ``(1, N, in)`` that all networks share, to ``(E, N, out)``, or some columns of that."""
-        weight = self.weight[:, :, columns]
-        bias = None if self.bias is None else self.bias[:, :, columns]
+        weight, bias = self.weight[:, :, columns], self.offset(columns)
         x = x.expand(len(weight), -1, -1)
         is_large = x.shape[1] * weight[0].numel() >= _LARGE
         if is_large and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             return _MapOfEach.apply(x, weight, bias)
         return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+
+    def offset(self, columns: slice | Tensor) -> Tensor | None:
+        """What is added to the products, ``(E, 1, out)`` or some columns of that; None without a bias."""
+        return None if self.bias is None else self.bias[:, :, columns]
 
 
 class _MapOfEach(torch.autograd.Function):
