@@ -58,8 +58,9 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, width: int, n_categories: tuple[int, ...], n_continuous: int, n_members: int = 1):
         super().__init__()
-        # Row 0 of each table: unknown.
-        self.tables = nn.ParameterList(0.02 * torch.randn(n_members, n + 1, width) for n in n_categories)
+        # Row 0 of each table: unknown. Large at the start, so that categories differ before they have learned anything: one of ten
+        # cells has no time to move away from the others.
+        self.tables = nn.ParameterList(0.3 * torch.randn(n_members, n + 1, width) for n in n_categories)
         self.linear = MemberLinear(n_members, n_continuous, width, bias=False) if n_continuous else None
         self.register_buffer("members", torch.arange(n_members).unsqueeze(1), persistent=False)
 
