@@ -25,7 +25,7 @@ N_MEMBERS = 3
 #: Extra metric of a minibatch in evaluation mode: what each cell adds to the loss, shape ``(B,)``.
 LOSS_BY_CELL = "loss_by_cell"
 #: Times of generation of which one is drawn in training, and how many of them are 1, where it starts. The first molecules decide a
-#: cell's depth: to learn them from times near 1 only had rare labels start with half of theirs.
+#: cell's depth: to learn them from times near 1 only had a rare label start with half of its.
 _N_GENERATION_TIMES, _N_STARTS = 256, 32
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 

@@ -576,6 +576,7 @@ def test_some_cells_of_training_start_from_nothing(masked):
     changed[:200][_training_states.FROM_NOTHING] = True
     np.testing.assert_array_equal((observed_prob == 0).all(1), changed)
     assert not (t < 1).flatten()[~changed].any()
+    assert torch.isin(t[changed], module.generation_times).all()
     assert (module.generation_times == 1).float().mean() == 1 / 8
     survival = module.schedule.survival_prob(module.generation_times[module.generation_times < 1])
     assert survival.min() > 1e-3 * 0.99  # one molecule of the thousand that a cell has
