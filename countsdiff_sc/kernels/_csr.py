@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from scipy import sparse
 
+from ._places import find_places
 from ._threads import over_rows
 
 #: Type of counts that are handed out. In 16 bits sums of a few layers, and squares of a few hundred molecules, overflow without
@@ -46,13 +47,11 @@ def _count_rows(first, last, counts, indptr):
 
 @numba.njit(cache=True, nogil=True)
 def _fill_rows(first, last, counts, indptr, indices, data):
-    occupied = np.empty(counts.shape[1], dtype=np.int32)
+    flags, occupied = np.empty(counts.shape[1], dtype=np.bool_), np.empty(counts.shape[1], dtype=np.uint64)
     for row in range(first, last):
-        # Without a branch: which entries are zero cannot be predicted.
-        n_occupied = 0
         for column in range(counts.shape[1]):
-            occupied[n_occupied] = column
-            n_occupied += counts[row, column] != 0
-        for stored in range(n_occupied):
-            indices[indptr[row] + stored] = occupied[stored]
-            data[indptr[row] + stored] = counts[row, occupied[stored]]
+            flags[column] = counts[row, column] != 0
+        start = np.uint64(indptr[row])
+        for place in range(find_places(flags, occupied)):
+            indices[start + place] = occupied[place]
+            data[start + place] = counts[row, occupied[place]]

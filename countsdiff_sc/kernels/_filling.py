@@ -76,7 +76,7 @@ def _fill_rows(first, last, counts, mean, dispersion, seeds):
     capacity, stored = max(64, (last - first) * n_columns * n_draws // 8), 0
     indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.float32)
     for row in range(first, last):
-        # Without a branch, as in thinning.
+        # Without a branch, as in find_places.
         n_candidates = 0
         for column in range(n_columns):
             candidates[n_candidates] = column

@@ -7,6 +7,7 @@ import math
 import numba
 import numpy as np
 
+from ._places import find_places
 from ._random import GAMMA, TO_UNIT, scrambled, stream
 from ._threads import over_rows
 
@@ -46,18 +47,17 @@ def draw_negative_binomial(
 def _draw_rows(first, last, mean, dispersion, seed, counts):
     """Fill rows from ``first`` up to ``last``; return whether any of their means is large."""
     n_columns, has_large = mean.shape[1], False
-    unit, open_columns = np.empty(n_columns, dtype=np.float64), np.empty(n_columns, dtype=np.int64)
+    unit, flags = np.empty(n_columns, dtype=np.float64), np.empty(n_columns, dtype=np.bool_)
+    open_columns = np.empty(n_columns, dtype=np.uint64)
     for row in range(first, last):
         start = stream(seed, row)
         for column in range(n_columns):
             unit[column] = np.float64(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(11)) * TO_UNIT
-        # Without a branch, as in thinning.
-        n_open = 0
         for column in range(n_columns):
             counts[row, column] = 0.0
-            open_columns[n_open] = column
-            n_open += unit[column] >= least_zero_probability(mean[row, column])
-        for column in open_columns[:n_open]:
+            flags[column] = unit[column] >= least_zero_probability(mean[row, column])
+        for place in range(find_places(flags, open_columns)):
+            column = open_columns[place]
             if mean[row, column] > MAX_MEAN:
                 has_large = True
             else:
@@ -136,20 +136,18 @@ def negative_binomial_nll(
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
 def _nll_rows(first, last, counts, mean, dispersion, log_excess, gradient, totals):
     zero, n_columns = np.float32(0.0), counts.shape[1]
-    occupied = np.empty(n_columns, dtype=np.int64)
+    flags, occupied = np.empty(n_columns, dtype=np.bool_), np.empty(n_columns, dtype=np.uint64)
     for row in range(first, last):
-        of_zeros, n_occupied = zero, 0
+        of_zeros = zero
         for column in range(n_columns):
             x, m, r = counts[row, column], mean[row, column], dispersion[row, column]
             excess, counted = log_excess[row, column], x == x  # all but NaN
             of_zeros += r * excess if counted else zero
             gradient[row, column] = excess + (x - m) / (r + m) if counted else zero
-        # Without a branch, as in thinning.
-        for column in range(n_columns):
-            occupied[n_occupied] = column
-            n_occupied += counts[row, column] > zero
+            flags[column] = x > zero
         of_molecules = 0.0
-        for column in occupied[:n_occupied]:
+        for place in range(find_places(flags, occupied)):
+            column = occupied[place]
             x, m, r = counts[row, column], mean[row, column], np.float64(dispersion[row, column])
             log_coefficient, harmonic = _coefficient(r, x)
             of_molecules += x * math.log1p(r / m) - log_coefficient

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from ._exponential import exponential
+from ._places import find_places
 from ._random import fill_uniform, stream
 from ._threads import over_rows
 
@@ -107,9 +108,10 @@ def _loss(first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost,
     of_ratio, of_dispersion = bounds
     low, high = of_ratio
     n_columns = counts.shape[1]
-    mean, occupied = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.int64)
+    mean, flags = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.bool_)
+    occupied = np.empty(n_columns, dtype=np.uint64)
     for row in range(first, last):
-        births, logs, n_occupied = zero, zero, 0
+        births, logs = zero, zero
         for column in range(n_columns):
             k, p, y = log_ratio[row, column], prob[row, column], lost[row, column]
             r = exponential(_within(log_dispersion[row, column], of_dispersion))
@@ -123,10 +125,9 @@ def _loss(first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost,
             )
             births += m if counted else zero
             mean[column] = m
-        for column in range(n_columns):
-            occupied[n_occupied] = column
-            n_occupied += lost[row, column] > zero
-        for column in occupied[:n_occupied]:
+            flags[column] = y > zero
+        for place in range(find_places(flags, occupied)):
+            column = occupied[place]
             logs += lost[row, column] * np.log(max(mean[column], floor))
         total += weight[row] * (births - logs)
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ._places import find_places
 from ._random import GAMMA, TO_UNIT, fill_uniform, scrambled, stream
 from ._threads import over_rows
 
@@ -80,10 +81,10 @@ def corrupt(
 @numba.njit(cache=True, nogil=True)
 def _thin_rows(first, last, counts, prob, seed, thinned):
     """Fill rows from ``first`` up to ``last`` except for large counts; return whether there are any."""
-    occupied = np.empty(counts.shape[1], dtype=np.int64)
+    flags, occupied = np.empty(counts.shape[1], dtype=np.bool_), np.empty(counts.shape[1], dtype=np.uint64)
     found_large = False
     for row in range(first, last):
-        found_large |= _thin_row(counts[row], prob[row], stream(seed, row), occupied, thinned[row])
+        found_large |= _thin_row(counts[row], prob[row], stream(seed, row), flags, occupied, thinned[row])
     return found_large
 
 
@@ -91,7 +92,7 @@ def _thin_rows(first, last, counts, prob, seed, thinned):
 def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, seed, thinned, lost, prob, n_targets):
     """As ``_thin_rows``, after filling ``prob`` and before filling ``lost``."""
     n_columns, found_large = counts.shape[1], False
-    occupied = np.empty(n_columns, dtype=np.int64)
+    flags, occupied = np.empty(n_columns, dtype=np.bool_), np.empty(n_columns, dtype=np.uint64)
     unit, known_counts = np.empty((2, n_columns), dtype=np.float32)
     zero, one, nan = np.float32(0.0), np.float32(1.0), np.float32(np.nan)
     # The masks have streams of their own: those of thinning start elsewhere.
@@ -107,7 +108,7 @@ def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, s
             known_counts[column] = x if is_known else zero
             n_row_targets += is_known & (p < one)
         n_targets[row] = n_row_targets
-        found_large |= _thin_row(known_counts, prob[row], stream(seed, row), occupied, thinned[row])
+        found_large |= _thin_row(known_counts, prob[row], stream(seed, row), flags, occupied, thinned[row])
         for column in range(n_columns):
             # NaN stays NaN.
             lost[row, column] = counts[row, column] - thinned[row, column] if prob[row, column] < one else nan
@@ -115,29 +116,40 @@ def _corrupt_rows(first, last, counts, observed_prob, exposure, survival_prob, s
 
 
 @numba.njit(inline="always")
-def _thin_row(counts, prob, state, occupied, thinned):
-    """Thin a row but for its large counts; return whether there are any. ``occupied`` is room for its columns."""
-    # Without a branch: which entries are zero cannot be predicted, and a wrong guess costs more than the entry.
-    n_occupied = 0
+def _thin_row(counts, prob, state, flags, occupied, thinned):
+    """Thin a row but for its large counts; return whether there are any. ``flags`` and ``occupied`` are room for it."""
     for column in range(len(counts)):
         thinned[column] = 0.0
-        occupied[n_occupied] = column
-        n_occupied += counts[column] != 0.0
+    for column in range(len(counts)):
+        flags[column] = counts[column] != 0.0
+    n_occupied = find_places(flags, occupied)
+    # The first molecule of each, without a branch; columns that have more move to the front.
+    n_several = np.uint64(0)
+    for place in range(n_occupied):
+        column = occupied[place]
+        thinned[column] = _below(state + place * GAMMA, prob[column])
+        occupied[n_several] = column
+        n_several += np.uint64(counts[column] > 1.0)
+    state += n_occupied * GAMMA
     found_large = False
-    for column in occupied[:n_occupied]:
-        count = counts[column]
+    for place in range(n_several):
+        column, count = occupied[place], counts[occupied[place]]
         if count > MAX_BY_MOLECULE:
             thinned[column] = PENDING
             found_large = True
             continue
-        # A word below p * 2^53, of 53 bits, has probability p to within 2^-53; 0 and 1 are exact.
-        threshold = np.uint64(max(np.float64(prob[column]), 0.0) / TO_UNIT)
         kept = 0
-        for _ in range(int(count)):
+        for _ in range(int(count) - 1):
+            kept += _below(state, prob[column])
             state += GAMMA
-            kept += (scrambled(state) >> np.uint64(11)) < threshold
-        thinned[column] = kept
+        thinned[column] += kept
     return found_large
+
+
+@numba.njit(inline="always")
+def _below(state, prob):
+    """Whether the random word of a counter is below a probability: to within 2^-53, and exactly for 0 and 1."""
+    return np.float64(scrambled(state) >> np.uint64(11)) * TO_UNIT < prob
 
 
 def _thin_pending(
