@@ -286,7 +286,12 @@ class ImputationMixin(InferenceMixin):
         if observed_mask is None:
             if any(matrix.mask_layer is not None for matrix in matrices):
                 return None, "registered layer"
-            return None, "nan" if any(marked) else "zeros"
+            if any(marked):
+                return None, "nan"
+            training_data = [] if self.adata is None else self._count_matrices(self.adata)
+            if data is not self.adata and any(map(_registration.check_matrix, training_data)):
+                _warn_of_zeros()
+            return None, "zeros"
         return _registration.stack_masks(matrices, observed_mask), "argument"
 
 
@@ -308,6 +313,15 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def _warn_of_zeros() -> None:
+    """Say that zeros are about to be imputed by a model that knows what missing entries are."""
+    msg = (
+        "The new data have no NaN, by which the training data marked missing entries, so that their zeros are imputed. If they were "
+        "measured, pass observed_mask, True where a count was observed."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 def _warn_of_limits(told: Sequence[float], stated: Sequence[float | None]) -> None:

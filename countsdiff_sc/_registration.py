@@ -45,7 +45,7 @@ class ObsKeys:
 
     def check(self, data: AnnData | MuData) -> None:
         """Raise ``KeyError`` for columns that do not exist, ``ValueError`` for categories or values that are missing."""
-        where = "mdata.obs" if isinstance(data, MuData) else "adata.obs"
+        where = obs_name(data)
         for argument, keys in vars(self).items():
             if argument.endswith("_keys") and isinstance(keys, str):
                 msg = f"{argument}={keys!r} is a string. It must be a list of columns. Pass {argument}=[{keys!r}]."
@@ -53,12 +53,13 @@ class ObsKeys:
             keys = [keys] if isinstance(keys, str) else keys or []
             for key in keys:
                 _validation.check_key(key, data.obs.columns, where=where, argument=argument)
+                values, column = data.obs[key], f"{where}[{key!r}]"
                 if argument == "continuous_covariate_keys":
-                    _validation.check_finite(data.obs[key], key=key)
+                    _validation.check_finite(values, column=column)
                 else:
-                    _validation.check_no_missing_category(data.obs[key], key=key)
+                    _validation.check_no_missing_category(values, column=column)
                 if argument == "labels_key":
-                    _validation.check_labels_are_names(data.obs[key], key=key)
+                    _validation.check_labels_are_names(values, column=column)
 
     def fields(self, *, mudata: bool) -> list:
         """scvi-tools fields of the columns."""
@@ -75,6 +76,11 @@ class ObsKeys:
         result.append(joint_categorical(REGISTRY_KEYS.CAT_COVS_KEY, self.categorical_covariate_keys))
         result.append(joint_numerical(REGISTRY_KEYS.CONT_COVS_KEY, self.continuous_covariate_keys))
         return result
+
+
+def obs_name(data: AnnData | MuData) -> str:
+    """What messages call the table of the cells."""
+    return "mdata.obs" if isinstance(data, MuData) else "adata.obs"
 
 
 def count_key(index: int) -> str:
@@ -187,21 +193,21 @@ def check_query(data: AnnData | MuData, registry: Mapping) -> list[CountMatrix]:
         check_matrix(matrix)
         names = registered_names(registry, matrix.registry_key)
         _validation.check_var_names(matrix.adata.var_names, names, where=matrix.holder)
-    fields_ = registry["field_registries"]
+    fields_, where = registry["field_registries"], obs_name(data)
     for argument, registry_key in (("batch_key", REGISTRY_KEYS.BATCH_KEY), ("labels_key", REGISTRY_KEYS.LABELS_KEY)):
         key = setup_args[argument]
         if key is None or (argument == "labels_key" and key not in data.obs):
             continue  # labels are never needed: a cell without one is of unknown label
-        _validation.check_key(key, data.obs.columns, where="adata.obs", argument=argument)
+        _validation.check_key(key, data.obs.columns, where=where, argument=argument)
         known = fields_[registry_key]["state_registry"]["categorical_mapping"]
-        _validation.check_categories(data.obs[key], known, key=key)
+        _validation.check_categories(data.obs[key], known, column=f"{where}[{key!r}]")
     covariates = fields_[REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"].get("mappings", {})
     for key, known in covariates.items():
-        _validation.check_key(key, data.obs.columns, where="adata.obs", argument="categorical_covariate_keys")
-        _validation.check_categories(data.obs[key], known, key=key)
+        _validation.check_key(key, data.obs.columns, where=where, argument="categorical_covariate_keys")
+        _validation.check_categories(data.obs[key], known, column=f"{where}[{key!r}]")
     for key in setup_args["continuous_covariate_keys"] or ():
-        _validation.check_key(key, data.obs.columns, where="adata.obs", argument="continuous_covariate_keys")
-        _validation.check_finite(data.obs[key], key=key)
+        _validation.check_key(key, data.obs.columns, where=where, argument="continuous_covariate_keys")
+        _validation.check_finite(data.obs[key], column=f"{where}[{key!r}]")
     return matrices
 
 

@@ -110,14 +110,14 @@ def check_same_cells(found: pd.Index, expected: pd.Index, *, modality: str) -> N
     raise ValueError(msg)
 
 
-def check_labels_are_names(values: pd.Series, *, key: str) -> None:
+def check_labels_are_names(values: pd.Series, *, column: str) -> None:
     """Raise ``TypeError`` unless labels are strings, as "unknown" is."""
     categories = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else pd.unique(values)
     others = [category for category in categories if not isinstance(category, str)]
     if others:
         msg = (
-            f"adata.obs[{key!r}] holds labels that are not strings (first: {others[0]!r}). Labels must be names. "
-            f"Convert them: adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+            f"{column} holds labels that are not strings (first: {others[0]!r}). Labels must be names. "
+            f"Convert them: {column} = {column}.astype(str)."
         )
         raise TypeError(msg)
 
@@ -344,40 +344,40 @@ def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str
     raise ValueError(msg)
 
 
-def check_categories(values: pd.Series, known: Sequence, *, key: str) -> None:
+def check_categories(values: pd.Series, known: Sequence, *, column: str) -> None:
     """Raise ``ValueError`` if a cell has a category that the model does not know, or none at all."""
-    check_no_missing_category(values, key=key)
+    check_no_missing_category(values, column=column)
     unseen = [category for category in pd.unique(values) if category not in set(known)]
     if not unseen:
         return
     msg = (
-        f"adata.obs[{key!r}] holds {len(unseen)} categories the model was not trained on (first: {unseen[0]!r}). "
+        f"{column} holds {len(unseen)} categories the model was not trained on (first: {unseen[0]!r}). "
         f"Categories must be among {list(known)[:8]}. Map them to known ones"
         f"{f' or to {UNKNOWN_LABEL!r}' if UNKNOWN_LABEL in list(known) else ''}, or train on data that has them."
     )
     raise ValueError(msg)
 
 
-def check_no_missing_category(values: pd.Series, *, key: str) -> None:
+def check_no_missing_category(values: pd.Series, *, column: str) -> None:
     """Raise ``ValueError`` if a categorical condition is NaN for some cells."""
     n_missing = int(values.isna().sum())
     if not n_missing:
         return
     msg = (
-        f"adata.obs[{key!r}] is missing for {n_missing:,} of {len(values):,} cells. Every cell needs a category. "
-        f"Name it, for example adata.obs[{key!r}].astype(object).fillna('unknown'), or leave {key!r} out."
+        f"{column} is missing for {n_missing:,} of {len(values):,} cells. Every cell needs a category. "
+        f"Name it, for example {column}.astype(object).fillna('unknown'), or leave the column out."
     )
     raise ValueError(msg)
 
 
-def check_finite(values: pd.Series, *, key: str) -> None:
+def check_finite(values: pd.Series, *, column: str) -> None:
     """Raise ``ValueError`` unless a continuous covariate is a finite number for every cell."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
     n_bad = int((~np.isfinite(numbers)).sum())
     if n_bad:
         msg = (
-            f"adata.obs[{key!r}] is not a finite number for {n_bad:,} of {len(values):,} cells. Continuous covariates "
-            f"must be finite in every cell. Fill the gaps, or leave {key!r} out."
+            f"{column} is not a finite number for {n_bad:,} of {len(values):,} cells. Continuous covariates "
+            "must be finite in every cell. Fill the gaps, or leave the column out."
         )
         raise ValueError(msg)
 

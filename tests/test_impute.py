@@ -1,5 +1,7 @@
 """What imputation promises: observed entries kept, counts or means at the others, nothing else touched."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -369,6 +371,19 @@ def test_imputing_trained_on_entries_warns(adata):
 def test_a_mask_that_hides_nothing_warns(masked_model, masked):
     with pytest.warns(UserWarning, match="Nothing is missing"):
         masked_model.impute(masked.copy(), observed_mask=np.ones(masked.shape, dtype=bool))
+
+
+def test_zeros_of_new_data_are_not_imputed_in_silence_where_missing_entries_were_nan(adata):
+    counts = adata.X.toarray()
+    adata.X = np.where(np.random.default_rng(0).random(counts.shape) < 0.3, np.nan, counts)
+    CountsDiffSC.setup_anndata(adata)
+    model = train_tiny(adata, max_epochs=1)
+    with pytest.warns(UserWarning, match="their zeros are imputed"):
+        model.impute(make_adata(seed=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.impute(make_adata(seed=1), observed_mask=np.random.default_rng(1).random(counts.shape) < 0.5)
+        model.impute()
 
 
 def test_the_record_says_how_many_entries_were_imputed(masked_model, masked, observed_mask):

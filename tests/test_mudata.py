@@ -186,3 +186,15 @@ def test_wrong_selections_of_modalities(mdata, selection, error, message):
     model = train_tiny(mdata)
     with pytest.raises(error, match=message):
         model.impute(mdata, selection=selection)
+
+
+def test_messages_name_the_table_of_the_mudata(mdata):
+    other = mdata.copy()
+    CountsDiffSC.setup_mudata(mdata, batch_key="cell_type")
+    model = train_tiny(mdata, max_epochs=1)
+    other.obs["cell_type"] = "new"
+    with pytest.raises(ValueError, match=r"mdata.obs\['cell_type'\] holds 1 categories"):
+        model.impute(other)
+    del other.obs["cell_type"]
+    with pytest.raises(KeyError, match="is not in mdata.obs"):
+        model.impute(other)
