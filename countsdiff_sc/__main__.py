@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, show the error on hidden entries, impute, write; return the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.n_samples < 1:
+        parser.error("--n-samples must be at least 1")
     if arguments.n_samples > 1 and arguments.estimate != "sample":
         parser.error("--n-samples above 1 needs --estimate sample")
     try:
@@ -66,6 +68,8 @@ def _impute(arguments: argparse.Namespace) -> None:
         f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n"
     )
     print(holdout.table[SHOWN].round(4).to_string(), end="\n\n")
+    # Gaps of the training data were made here, and zeros are what is asked for.
+    warnings.filterwarnings("ignore", message="The new data have no NaN", category=UserWarning)
     holdout.model.impute(
         adata,
         layer=arguments.output_layer,
@@ -112,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     impute = commands.add_parser(
         "impute",
         help="train on an .h5ad file and write it with an imputed layer",
-        description=f"Hide {HIDDEN_FRACTION:.0%}% of the entries, train on the others, show the error on the hidden ones, and "
+        description=f"Hide {HIDDEN_FRACTION:.0%} of the entries, train on the others, show the error on the hidden ones, and "
         "write the file with a layer imputed by that model, and a picture beside it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

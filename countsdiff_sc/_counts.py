@@ -89,6 +89,8 @@ class Reference:
         Molecules in all observed entries.
     n_observed
         Number of observed entries.
+    n_zeros_and_ones
+        How many of these are 0, and 1.
     never_observed
         Whether a gene is observed in no cell, shape ``(G,)``.
     """
@@ -97,6 +99,7 @@ class Reference:
     depth_concentration: float
     n_molecules: float
     n_observed: float
+    n_zeros_and_ones: tuple[int, int]
     never_observed: np.ndarray
 
 
@@ -115,11 +118,14 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
     """
     n_obs, n_genes = matrix.values.shape
     cell_total, gene_total, n_observed, is_complete = np.zeros(n_obs), np.zeros(n_genes), np.zeros(n_genes), True
+    n_positive = n_ones = 0
     for cells, rows, known in _known_blocks(matrix):
         counts = rows if known is None else np.where(known, np.nan_to_num(dense(rows)), 0.0)
         gene_total += np.asarray(counts.sum(axis=0)).ravel()
         cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
         n_observed += counts.shape[0] if known is None else known.sum(axis=0)
+        n_positive += int(np.count_nonzero(stored_values(counts)))
+        n_ones += int(np.count_nonzero(stored_values(counts) == 1))
         is_complete &= known is None
 
     def known_blocks() -> Iterator[tuple[slice, np.ndarray | None]]:
@@ -145,7 +151,15 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
             break
     concentration = float(1.0 / max(depth[measured].var() if measured.any() else 1.0, 1e-3))
     n_molecules, never_observed = float(gene_total.sum()), n_observed == 0
-    return Reference(profile.astype(np.float32), concentration, n_molecules, float(n_observed.sum()), never_observed)
+    n_zeros = int(n_observed.sum()) - n_positive
+    return Reference(
+        profile.astype(np.float32),
+        concentration,
+        n_molecules,
+        float(n_observed.sum()),
+        (n_zeros, n_ones),
+        never_observed,
+    )
 
 
 def _profile(total: np.ndarray, exposure: np.ndarray, never_observed: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class EvaluationMixin:
             How entries are chosen: ``"mcar"`` (completely at random), ``"mar"`` (shallow cells lose more), ``"mnar_low"``
             or ``"mnar_high"`` (low, or high, counts of a gene are lost more often).
         fraction
-            Expected fraction of entries that is hidden.
+            Expected fraction of the known entries that is hidden; with ``"mar"`` of those of nine tenths of the genes.
         baselines
             What to compare with: by default ``"zeros"``, ``"gene mean x depth"``, ``"label mean x depth"`` (only with
             labels), ``"nearest neighbours"`` and ``"low rank"``, which take seconds. Also ``"scVI"`` and ``"masked
@@ -95,6 +95,8 @@ class EvaluationMixin:
                 unlabelled = partial(fit, labels_key=None)
                 found.append(evaluation.hold_out(adata, unlabelled, baselines=(), name=NO_LABELS_NAME, **shared))
             table = pd.concat([holdout.table for holdout in found]).reset_index()
+            for holdout in found:  # or copies of the data live as long as the class
+                holdout.model.deregister_manager(holdout.model.adata)
             tables.append(pd.concat([pd.DataFrame({**mask, "seed": each}, index=table.index), table], axis=1))
         return pd.concat(tables, ignore_index=True)
 

@@ -104,7 +104,7 @@ class GenerationMixin(InferenceMixin):
         request.check_fits(self.module, n_obs, self.n_genes)
         library_size = self._check_library_size(library_size, n_obs)
         seed = resolve_seed(seed)
-        drawer = _ConditionDrawer(self.registry, None if self.adata is None else self.adata_manager)
+        drawer = _ConditionDrawer(self.registry, None if self._training_data is None else self.adata_manager)
         obs, fields = drawer.draw(n_obs, labels, batch, np.random.default_rng(seed))
         blocks = self._generate(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
         record = {

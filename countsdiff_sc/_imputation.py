@@ -41,11 +41,16 @@ class Tally:
         Cells in which nothing was observed.
     n_newly_hidden
         Entries that are observed by the registered masks but not by the one given now.
+    n_observed, n_observed_zeros, n_observed_ones
+        Entries that the one given now leaves observed, and how many of them are 0, and 1.
     """
 
     n_missing: np.ndarray | int = 0
     n_empty_cells: int = 0
     n_newly_hidden: int = 0
+    n_observed: int = 0
+    n_observed_zeros: int = 0
+    n_observed_ones: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -230,6 +235,9 @@ def impute_cells(
             found.n_empty_cells = int((missing.sum(dim=1) == x.shape[1]).sum())
             if mask is not None:
                 found.n_newly_hidden = int((~module.counts(tensors).isnan() & ~observed).sum())
+                found.n_observed = int(observed.sum())
+                found.n_observed_zeros = int((observed & (x == 0)).sum())
+                found.n_observed_ones = int((x == 1).sum())
             results = impute_block(module, x, observed, conditions, of_block, generator)
         return [_stored(values, request) for values in results], found
 

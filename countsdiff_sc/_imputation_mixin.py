@@ -61,7 +61,8 @@ class ImputationMixin(InferenceMixin):
         adata
             The training data (default) or new data with the same genes.
         layer
-            Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ...
+            Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ..., in place of all those of an
+            earlier call.
         observed_mask
             Booleans, cells x genes, True where a count is observed and kept: an array, a DataFrame, a sparse matrix or the name
             of a layer (for MuData a mapping from modality to one of these; those left out keep the registered one). By default
@@ -104,7 +105,8 @@ class ImputationMixin(InferenceMixin):
             fewer than 10 genes cannot do. For MuData each modality has its own, and a mapping states some of them. What was used
             is recorded. With ``"remask"``, and where zeros are imputed, it is 0.
         indices
-            Cells to impute; others keep their counts.
+            Cells to impute. In the layer others keep what an earlier call imputed, if that too was means or was not, else they have
+            their counts.
         batch_size
             Cells imputed together; by default 1024, fewer where there are more than 256 genes.
         seed
@@ -146,8 +148,9 @@ class ImputationMixin(InferenceMixin):
             "versions": _writing.versions(),
         }
         subset = None if np.array_equal(rows, np.arange(data.n_obs)) else rows
-        for matrix in matrices:
-            _writing.remove_stale_draws(matrix, layer, names)
+        if len(names) > 1:
+            for matrix in matrices:
+                _writing.remove_stale_draws(matrix, layer, names)
         for name, values in zip(names, outputs, strict=True):
             offset = 0
             for matrix, found in zip(matrices, about, strict=True):
@@ -243,7 +246,7 @@ class ImputationMixin(InferenceMixin):
             zeros_are_missing=mask_kind == "zeros",
             seed=seed,
         )
-        _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self.adata)
+        _warn_of_surprises(tally, len(rows), mask_given=mask is not None, is_training_data=data is self._training_data)
         if not np.array_equal(rows, in_order):
             outputs = [values[np.searchsorted(in_order, rows)] for values in outputs]
         about = {"observed_mask": mask_kind, "n_cells": len(rows)}
@@ -288,8 +291,7 @@ class ImputationMixin(InferenceMixin):
                 return None, "registered layer"
             if any(marked):
                 return None, "nan"
-            training_data = [] if self.adata is None else self._count_matrices(self.adata)
-            if data is not self.adata and any(map(_registration.check_matrix, training_data)):
+            if self.missing_in_training_ and data is not self._training_data:
                 _warn_of_zeros()
             return None, "zeros"
         return _registration.stack_masks(matrices, observed_mask), "argument"
@@ -313,6 +315,10 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+    if mask_given:
+        _validation.warn_of_hidden_zeros(
+            "observed_mask", tally.n_observed, tally.n_observed_zeros, tally.n_observed_ones
+        )
 
 
 def _warn_of_zeros() -> None:

@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
+from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from countsdiff_sc import _registration, _validation
@@ -80,6 +81,9 @@ class CountsDiffSC(
 
     _module_cls = CountsDiffModule
     _training_plan_cls = CountsDiffTrainingPlan
+    #: Whether the training data had missing entries.
+    missing_in_training_ = False
+    _has_only_queries = False
 
     def __init__(
         self,
@@ -171,7 +175,8 @@ class CountsDiffSC(
         ----------
         max_epochs
             Passes over the training cells, which the networks share. By default the cells shown to each grow with the
-            square root of the number of molecules, and are twice as many where ``one_pass_fraction`` is below 0.5.
+            square root of the number of molecules, and as the fraction of entries that is observed falls; they are twice as many
+            where ``one_pass_fraction`` is below 0.5.
         accelerator, devices
             Where to train, as in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         batch_size
@@ -189,8 +194,10 @@ class CountsDiffSC(
             Further arguments of scvi-tools' ``train``: ``plan_kwargs``, ``datasplitter_kwargs``, ``callbacks``,
             ``logger``, ``precision``, ...
         """
+        _validation.check_type(self.adata)
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
+        _validation.check_number("batch_size", batch_size, low=1, integer=True)
         n_obs = self.adata_manager.adata.n_obs
         if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
             train_size = 1.0
@@ -199,19 +206,22 @@ class CountsDiffSC(
         early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
         if max_epochs is None or not self.is_trained_:
             matrices = self._count_matrices(self.adata)
-            for matrix in matrices:  # which may have been normalised since they were set up
-                _registration.check_matrix(matrix)
+            # They may have been normalised since they were set up, so every one is checked again.
+            self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)
             references = [estimate_reference(matrix) for matrix in matrices]
-            _validation.check_something_observed(sum(r.n_observed for r in references))
+            n_observed = sum(reference.n_observed for reference in references)
+            n_molecules = sum(reference.n_molecules for reference in references)
+            _validation.check_something_observed(n_observed, n_molecules)
             if max_epochs is None:
-                n_molecules = sum(r.n_molecules for r in references)
                 # Conditionals at all times take longer to learn than those at one.
                 factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
-                max_epochs = factor * n_members * default_max_epochs(n_molecules, n_train)
+                fraction = n_observed / (n_obs * self.n_genes)
+                max_epochs = factor * n_members * default_max_epochs(n_molecules, n_train, fraction)
             if not self.is_trained_:
                 self._set_reference(references)
                 for matrix, reference in zip(matrices, references, strict=True):
                     _validation.warn_of_unobserved(matrix, reference.never_observed)
+                    _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, *reference.n_zeros_and_ones)
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
         if early_stopping_patience is None:
@@ -240,6 +250,7 @@ class CountsDiffSC(
             **kwargs,
         )
         self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
+        _validation.warn_of_divergence(self.module.ema.parameters())
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))
@@ -260,8 +271,20 @@ class CountsDiffSC(
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True):  # noqa: FBT001, FBT002  (scvi-tools' signature)
         """As upstream, after checking what upstream accepts in silence."""
-        if self.adata is None or (adata is not None and adata is not self.adata):
+        if self._training_data is None or (adata is not None and adata is not self.adata):
+            adata = self.adata if adata is None else adata
             _validation.check_type(adata)
             _registration.check_query(adata, self.registry)
             _registration.add_unknown_labels(adata, self.registry)
+            net = self.module.net
+            _registration.warn_of_far_covariates(adata, self.registry, net.continuous_location, net.continuous_scale)
+            # Registered anew each time, since upstream would go on with the labels of the first.
+            self._per_instance_manager_store.get(self.id, {}).pop(adata.uns.get(_SCVI_UUID_KEY), None)
+        # Upstream has a model that was loaded without data keep the first that it is given.
+        self._has_only_queries |= self.adata is None
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    @property
+    def _training_data(self) -> AnnData | MuData | None:
+        """The data that the model was set up with; None if it was loaded without."""
+        return None if self._has_only_queries else self.adata

@@ -12,6 +12,7 @@ from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, fields
+from torch import Tensor
 
 from countsdiff_sc import _validation
 from countsdiff_sc._constants import UNKNOWN_LABEL
@@ -45,7 +46,7 @@ class ObsKeys:
 
     def check(self, data: AnnData | MuData) -> None:
         """Raise ``KeyError`` for columns that do not exist, ``ValueError`` for categories or values that are missing."""
-        where = obs_name(data)
+        where, used_by = obs_name(data), {}
         for argument, keys in vars(self).items():
             if argument.endswith("_keys") and isinstance(keys, str):
                 msg = f"{argument}={keys!r} is a string. It must be a list of columns. Pass {argument}=[{keys!r}]."
@@ -53,11 +54,19 @@ class ObsKeys:
             keys = [keys] if isinstance(keys, str) else keys or []
             for key in keys:
                 _validation.check_key(key, data.obs.columns, where=where, argument=argument)
+                if key in used_by:
+                    msg = (
+                        f"{where}[{key!r}] is given twice, as {used_by[key]} and {argument}. A column can condition the model once. "
+                        "Leave it out of one of them."
+                    )
+                    raise ValueError(msg)
+                used_by[key] = argument
                 values, column = data.obs[key], f"{where}[{key!r}]"
                 if argument == "continuous_covariate_keys":
                     _validation.check_finite(values, column=column)
                 else:
                     _validation.check_no_missing_category(values, column=column)
+                    _validation.warn_of_unused_categories(values, column=column)
                 if argument == "labels_key":
                     _validation.check_labels_are_names(values, column=column)
 
@@ -184,7 +193,7 @@ def check_query(data: AnnData | MuData, registry: Mapping) -> list[CountMatrix]:
     """Check that ``data`` can be given to a model trained on the object that ``registry`` describes."""
     setup_args = registry["setup_args"]
     if "modalities" in setup_args:
-        _validation.check_mudata(data)
+        _validation.check_mudata(data, method="A model of a MuData")
         check_modalities(data, setup_args["modalities"])
     else:
         _validation.check_anndata(data, method="A model of an AnnData")
@@ -216,6 +225,13 @@ def add_unknown_labels(data: AnnData | MuData, registry: Mapping) -> None:
     key = registry["setup_args"]["labels_key"]
     if key is not None and key not in data.obs:
         data.obs[key] = pd.Categorical([UNKNOWN_LABEL] * data.n_obs)
+
+
+def warn_of_far_covariates(data: AnnData | MuData, registry: Mapping, location: Tensor, scale: Tensor) -> None:
+    """Say that continuous covariates are far from the mean of the training data, ``location``, in terms of ``scale``."""
+    keys = registry["setup_args"]["continuous_covariate_keys"] or ()
+    for key, *moments in zip(keys, location.tolist(), scale.tolist(), strict=True):
+        _validation.warn_of_far_covariates(data.obs[key], *moments, column=f"{obs_name(data)}[{key!r}]")
 
 
 def stack_masks(matrices: Sequence[CountMatrix], observed_mask):

@@ -69,19 +69,32 @@ class SamplingRequest:
         KeyError
             For a condition that the model does not have.
         ValueError
-            For an array of another shape.
+            For an array of another shape, and for guidance by a model that always saw its conditions.
         """
         if isinstance(self.guidance_scale, Mapping):
             for name in self.guidance_scale:
                 check_key(
                     name, module.condition_names, where="the conditions of the model", argument="guidance_scale, key "
                 )
+        if self.guides and module.condition_names and not module.p_uncond:
+            msg = (
+                f"guidance_scale={self.guidance_scale} was given to a model with p_uncond=0. Guidance compares with a network that is "
+                "not told the conditions, which is trained only where they are sometimes left out. Train with p_uncond=0.2, or leave "
+                "guidance_scale out."
+            )
+            raise ValueError(msg)
         if np.ndim(self.attrition) and self.attrition.shape not in {(n_genes,), (n_obs, n_genes)}:
             msg = (
                 f"attrition has shape {tuple(self.attrition.shape)}. An array must have one number per gene, ({n_genes},), or one "
                 f"per entry, cells x genes = ({n_obs}, {n_genes}). Pass such an array, or a single number."
             )
             raise ValueError(msg)
+
+    @property
+    def guides(self) -> bool:
+        """Whether conditions are to weigh more or less than in training."""
+        scales = self.guidance_scale.values() if isinstance(self.guidance_scale, Mapping) else [self.guidance_scale]
+        return any(scale != 1.0 for scale in scales)
 
     def of_cells(self, rows: np.ndarray | slice, device: torch.device) -> SamplingRequest:
         """The request of a block of cells: the part of ``attrition`` that is theirs, on the device of the model."""

@@ -99,7 +99,7 @@ class SetupMixin:
         KeyError, TypeError, ValueError
             As in :meth:`setup_anndata`; also if a modality has other cells than ``mdata``, or in another order.
         """
-        _validation.check_mudata(mdata)
+        _validation.check_mudata(mdata, method="setup_mudata")
         _validation.check_not_view(mdata, name="mdata")
         modalities = _registration.check_modalities(
             mdata, modalities
@@ -115,9 +115,12 @@ class SetupMixin:
     def _register(cls, data, matrices, obs_keys, setup_method_args, kwargs) -> None:
         for matrix in matrices:
             _registration.check_matrix(matrix)
-        obs_keys.check(data)
-        if (source := kwargs.get("source_registry")) is not None:
+        if (source := kwargs.get("source_registry")) is None:
+            _validation.check_no_further(kwargs, known=setup_method_args["setup_args"])
+        else:
             _registration.check_query(data, source)
+            _registration.add_unknown_labels(data, source)
+        obs_keys.check(data)
         is_mudata = isinstance(data, MuData)
         fields = [field for matrix in matrices for field in _registration.matrix_fields(matrix)]
         manager = AnnDataManager(fields=fields + obs_keys.fields(mudata=is_mudata), setup_method_args=setup_method_args)

@@ -147,6 +147,10 @@ def _is_bias(name: str, parameter: torch.Tensor) -> bool:
     return name.endswith("bias") or parameter.ndim <= 1
 
 
-def default_max_epochs(n_molecules: float, n_train: int) -> int:
-    """Epochs that show the network ``90 sqrt(n_molecules)`` cells, and at least 40,000 (see ``docs/decisions.md``)."""
-    return math.ceil(max(90.0 * math.sqrt(n_molecules), 40_000.0) / n_train)
+def default_max_epochs(n_molecules: float, n_train: int, observed_fraction: float = 1.0) -> int:
+    """Epochs that show a network ``90 sqrt(n_molecules)`` cells, and at least 40,000, over ``sqrt(observed_fraction)``.
+
+    The less of each cell is observed the noisier is what a step learns from it (measured in ``docs/decisions.md``).
+    """
+    n_cells = max(90.0 * math.sqrt(n_molecules), 40_000.0) / math.sqrt(observed_fraction)
+    return math.ceil(n_cells / n_train)

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
@@ -50,8 +51,7 @@ def check_not_empty(n_obs: int, n_vars: int, *, where: str) -> None:
 def check_type(data: object) -> None:
     """Raise ``TypeError`` unless ``data`` is an AnnData or a MuData."""
     if data is None:
-        msg = "The model was loaded without data. It needs some to work on. Pass them: model.impute(adata)."
-        raise TypeError(msg)
+        _raise_without_data()
     if not isinstance(data, (AnnData, MuData)):
         msg = (
             f"The data are a {type(data).__name__}. CountsDiffSC takes an AnnData or a MuData. "
@@ -60,28 +60,49 @@ def check_type(data: object) -> None:
         raise TypeError(msg)
 
 
+def _raise_without_data() -> None:
+    msg = (
+        "The model was loaded without data. It needs some to work on. Pass them as adata, or load the model with them."
+    )
+    raise TypeError(msg)
+
+
 def check_anndata(data: object, *, method: str) -> None:
     """Raise ``TypeError`` unless ``data`` is an AnnData, for methods that take nothing else."""
+    if data is None:
+        _raise_without_data()
     if not isinstance(data, AnnData):
-        msg = f"{method} was given a {type(data).__name__}. It takes an AnnData. Pass one modality, for example mdata['rna']."
+        remedy = (
+            "Pass one modality, for example mdata['rna']"
+            if isinstance(data, MuData)
+            else "Wrap a matrix with AnnData(X)"
+        )
+        msg = f"{method} was given a {type(data).__name__}. It takes an AnnData. {remedy}."
         raise TypeError(msg)
 
 
-def check_something_observed(n_observed: float) -> None:
-    """Raise ``ValueError`` if there is no observed entry to learn from."""
+def check_something_observed(n_observed: float, n_molecules: float) -> None:
+    """Raise ``ValueError`` if there is no observed entry, or no molecule in them, to learn from."""
     if not n_observed:
         msg = (
             "No entry of the data is observed. A model learns from observed entries. Check that the mask is True, and the "
             "counts are not NaN, where something was measured."
         )
-        raise ValueError(msg)
+    elif not n_molecules:
+        msg = (
+            f"All {n_observed:,.0f} observed counts are 0. A model learns from molecules. Check that the mask is True where a count was "
+            "observed, and not the other way round."
+        )
+    else:
+        return
+    raise ValueError(msg)
 
 
-def check_mudata(data: object) -> None:
+def check_mudata(data: object, *, method: str) -> None:
     """Raise ``TypeError`` unless ``data`` is a MuData."""
     if not isinstance(data, MuData):
         msg = (
-            f"setup_mudata was given a {type(data).__name__}. It takes a MuData. Use setup_anndata for an AnnData, or "
+            f"{method} was given a {type(data).__name__}. It takes a MuData. Set up an AnnData by itself, or "
             "combine modalities with mudata.MuData({'rna': rna, 'prot': protein})."
         )
         raise TypeError(msg)
@@ -118,6 +139,17 @@ def check_labels_are_names(values: pd.Series, *, column: str) -> None:
         msg = (
             f"{column} holds labels that are not strings (first: {others[0]!r}). Labels must be names. "
             f"Convert them: {column} = {column}.astype(str)."
+        )
+        raise TypeError(msg)
+
+
+def check_no_further(arguments: Iterable[str], *, known: Iterable[str]) -> None:
+    """Raise ``TypeError`` with the nearest names if there are ``arguments`` beyond the ``known`` ones."""
+    for name in arguments:
+        nearest = difflib.get_close_matches(name, list(known), n=1)
+        msg = (
+            f"{name!r} is not an argument. It must be one of {list(known)}. "
+            f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
         )
         raise TypeError(msg)
 
@@ -230,7 +262,7 @@ def check_counts(matrix: CountMatrix) -> bool:
         f"{matrix.location} holds {n_bad:,} values that are not counts, in {n_bad_cells:,} of {values.shape[0]:,} cells "
         f"(first: {value:.10g} in cell {str(matrix.adata.obs_names[cell])!r}, gene {str(matrix.adata.var_names[gene])!r}). "
         f"CountsDiffSC models raw counts: non-negative integers up to 2^24, NaN where missing. "
-        f"Pass the layer with raw counts: CountsDiffSC.setup_anndata(adata, layer=...); "
+        f"Pass the layer with raw counts: {_setup_with_layer(matrix)}; "
         f"{_where_counts_may_be(matrix)}."
     )
     raise ValueError(msg)
@@ -241,6 +273,12 @@ def _positions(rows, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.nonzero(bad)
     entry = np.flatnonzero(bad)
     return np.searchsorted(rows.indptr, entry, side="right") - 1, rows.indices[entry]
+
+
+def _setup_with_layer(matrix: CountMatrix) -> str:
+    if matrix.modality is None:
+        return "CountsDiffSC.setup_anndata(adata, layer=...)"
+    return f"CountsDiffSC.setup_mudata(mdata, layer={{{matrix.modality!r}: ...}})"
 
 
 def _where_counts_may_be(matrix: CountMatrix) -> str:
@@ -296,6 +334,32 @@ def warn_of_unobserved(matrix: CountMatrix, never_observed: np.ndarray) -> None:
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
+#: Observed ones, and their share of the observed counts, from which on zeros should have been seen beside them: if a share of 0.1
+#: is 1, at least 0.03 are 0 under a Poisson law, and more under wider ones.
+_MIN_ONES, _MIN_SHARE_OF_ONES = 30, 0.1
+
+
+def warn_of_hidden_zeros(where: str, n_observed: float, n_zeros: float, n_ones: float) -> None:
+    """Say that zeros are missing because they are zeros, which no law of the other counts can make up for."""
+    if n_zeros == 0 and n_ones >= max(_MIN_ONES, _MIN_SHARE_OF_ONES * n_observed):
+        msg = (
+            f"{where}: all {n_observed:,.0f} observed counts are above 0, so that zeros seem to be missing because they are zeros. What is "
+            "imputed there is then many times too high. To have zeros imputed leave the mask, or the NaN, out: without them zeros "
+            "are predicted from other genes."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def warn_of_divergence(parameters: Iterable[torch.Tensor]) -> None:
+    """Say that training has left weights with which nothing can be computed."""
+    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+        msg = (
+            "Weights are not finite after training, so that nothing can be imputed. Its steps were too large. Train a new model with a "
+            "smaller learning rate, plan_kwargs={'lr': ...}, or in single precision."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
 def check_finite_values(values: np.ndarray) -> None:
     """Raise ``ValueError`` unless imputed or generated values are finite, and no larger than counts can be."""
     if not values.max(initial=0) <= MAX_COUNT:  # nor is NaN
@@ -326,20 +390,21 @@ def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str
         msg = f"{where} has {len(repeated)} gene names twice{_some(repeated)}. Genes must have names of their own. Call var_names_make_unique()."
         raise ValueError(msg)
     missing, extra = expected.difference(found, sort=False), found.difference(expected, sort=False)
+    genes = "model.var_names" if where == "adata" else f"model.adata{where.removeprefix('mdata')}.var_names"
     if len(missing) or len(extra):
         problem = (
             f"lacks {len(missing)} genes of the trained model{_some(missing)} and has {len(extra)} it does not know"
             f"{_some(extra)}"
         )
         remedy = (
-            "Subset with adata[:, model.var_names]"
+            f"Subset with {where}[:, {genes}]"
             if not len(missing)
             else "Subset to the shared genes before training, or add the lacking genes as NaN columns: they are imputed"
         )
     else:
         first = int(np.flatnonzero(found.to_numpy() != expected.to_numpy())[0])
         problem = f"has the genes of the trained model in another order (first at {first}: {found[first]!r} for {expected[first]!r})"
-        remedy = "Reorder with adata[:, model.var_names]"
+        remedy = f"Reorder with {where}[:, {genes}]"
     msg = f"{where} {problem}. Genes must be those the model was trained on, in the same order. {remedy}."
     raise ValueError(msg)
 
@@ -358,6 +423,18 @@ def check_categories(values: pd.Series, known: Sequence, *, column: str) -> None
     raise ValueError(msg)
 
 
+def warn_of_unused_categories(values: pd.Series, *, column: str) -> None:
+    """Say that there are categories of which no cell is there to learn from."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        unused = pd.Index(values.cat.categories.difference(values.unique(), sort=False))
+        if len(unused):
+            msg = (
+                f"{column} has {len(unused)} categories without a cell{_some(unused)}. Nothing is learned about them. Leave them out: "
+                f"{column} = {column}.cat.remove_unused_categories()."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
 def check_no_missing_category(values: pd.Series, *, column: str) -> None:
     """Raise ``ValueError`` if a categorical condition is NaN for some cells."""
     n_missing = int(values.isna().sum())
@@ -368,6 +445,23 @@ def check_no_missing_category(values: pd.Series, *, column: str) -> None:
         f"Name it, for example {column}.astype(object).fillna('unknown'), or leave the column out."
     )
     raise ValueError(msg)
+
+
+#: Standard deviations from the mean of the training data beyond which a network has seen no covariate.
+_FAR = 10.0
+
+
+def warn_of_far_covariates(values: pd.Series, location: float, scale: float, *, column: str) -> None:
+    """Say that a covariate is far from all of the training data."""
+    distance = (values.to_numpy(dtype=float) - location) / scale
+    n_far = int((np.abs(distance) > _FAR).sum())
+    if n_far:
+        worst = values.to_numpy(dtype=float)[np.abs(distance).argmax()]
+        msg = (
+            f"{column} is more than {_FAR:g} standard deviations from the mean of the training data, {location:g}, in {n_far:,} of "
+            f"{len(values):,} cells (furthest: {worst:g}). What is imputed there means little. Check its unit."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 def check_finite(values: pd.Series, *, column: str) -> None:

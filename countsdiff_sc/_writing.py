@@ -59,12 +59,16 @@ def write_layer(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None
     values
         Imputed rows, dense or CSR.
     rows
-        Cells that ``values`` holds, or None for all; other cells keep their counts.
+        Cells that ``values`` holds, or None for all; others keep what an earlier imputation put into the layer, if it was of the same
+        kind, else their counts.
     record
         Stored in ``uns``.
     """
     if rows is not None:
-        values = _insert_rows(matrix.values, values, rows)
+        earlier = matrix.adata.layers.get(layer)
+        # Counts are sparse and means are not.
+        is_alike = earlier is not None and sparse.issparse(earlier) == sparse.issparse(values)
+        values = _insert_rows(earlier if is_alike else matrix.values, values, rows)
     matrix.adata.layers[layer] = values
     records = dict(matrix.adata.uns.get(UNS_KEY, {}))
     records[layer] = {key: value for key, value in record.items() if value is not None}
@@ -76,9 +80,9 @@ def _insert_rows(counts, values, rows: np.ndarray):
     rest = counts[others]
     if sparse.issparse(values):
         rest = sparse.csr_matrix(rest)
-        # A missing count has no integer: keep it NaN, in float.
-        has_nan = np.isnan(rest.data).any()
-        rest = rest.astype(np.float32 if has_nan else kernels.COUNT_TYPE)
+        # A missing count has no integer: keep it NaN, with all others in float.
+        kind = np.float32 if np.isnan(rest.data).any() else kernels.COUNT_TYPE
+        values, rest = values.astype(kind), rest.astype(kind)
     else:
         rest = dense(rest).astype(values.dtype)
     return stack_rows([values, rest], np.concatenate([rows, others]))

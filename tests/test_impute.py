@@ -405,3 +405,33 @@ def test_an_interrupted_training_does_not_change_how_imputation_works(masked_mod
     before = masked_model.get_imputed_counts(seed=0)
     masked_model.module.train()  # as an exception inside train() leaves it
     np.testing.assert_array_equal(masked_model.get_imputed_counts(seed=0), before)
+
+
+@pytest.mark.parametrize("estimate", ["mean", "sample"])
+def test_cells_imputed_one_after_another_are_all_imputed(masked_model, masked, estimate):
+    options = {"estimate": estimate, "selection": 0, "seed": 0}
+    masked_model.impute(indices=np.arange(30), **options)
+    first = to_dense(masked.layers["imputed"])[:30].copy()
+    masked_model.impute(indices=np.arange(30, 60), **options)
+    both, dtype = to_dense(masked.layers["imputed"]), masked.layers["imputed"].dtype
+    np.testing.assert_array_equal(both[:30], first)
+    np.testing.assert_array_equal(
+        both[30:], to_dense(masked_model.get_imputed_counts(indices=np.arange(30, 60), **options))
+    )
+    masked_model.impute(indices=np.arange(30), **{**options, "estimate": "sample" if estimate == "mean" else "mean"})
+    assert masked.layers["imputed"].dtype != dtype  # of the other kind, so the others have their counts
+    np.testing.assert_array_equal(to_dense(masked.layers["imputed"])[30:], to_dense(masked.X)[30:])
+
+
+def test_integers_beside_missing_counts_are_single_precision(adata):
+    adata.X = np.where(np.random.default_rng(0).random(adata.shape) < 0.3, np.nan, adata.X.toarray())
+    CountsDiffSC.setup_anndata(adata)
+    train_tiny(adata, max_epochs=1).impute(estimate="sample", indices=[0, 1, 2])
+    assert adata.layers["imputed"].dtype == np.float32
+    assert np.isnan(adata.layers["imputed"].toarray()[3:]).any()
+
+
+def test_draws_stay_when_something_else_is_imputed(masked_model, masked):
+    masked_model.impute(estimate="sample", n_samples=3, seed=0)
+    masked_model.impute()
+    assert sorted(masked.layers) == ["imputed", "imputed_0", "imputed_1", "imputed_2", "observed"]

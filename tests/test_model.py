@@ -18,7 +18,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from countsdiff_sc import CountsDiffSC, _training_states, evaluation, process
 from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
-from countsdiff_sc._training_plan import CountsDiffTrainingPlan, scale_to_norm
+from countsdiff_sc._training_plan import CountsDiffTrainingPlan, default_max_epochs, scale_to_norm
 from countsdiff_sc.nn import Conditions, GeneSetTransformer
 from countsdiff_sc.process import CosineSchedule
 from countsdiff_sc.process._selection import MAX_STRENGTH, height
@@ -537,7 +537,7 @@ def test_any_number_of_steps_has_a_learning_rate(masked, n_steps):
 
 @pytest.mark.parametrize(("one_pass_fraction", "n_rounds"), [(0.5, 1), (0.49, 2)])
 def test_a_model_of_all_times_trains_twice_as_long_by_default(masked, monkeypatch, one_pass_fraction, n_rounds):
-    monkeypatch.setattr("countsdiff_sc._model.default_max_epochs", lambda n_molecules, n_train: 1)
+    monkeypatch.setattr("countsdiff_sc._model.default_max_epochs", lambda *arguments: 1)
     model = CountsDiffSC(masked, one_pass_fraction=one_pass_fraction, **TINY)
     model.train(accelerator="cpu", **QUIET)
     assert len(model.history["train_loss"]) == n_rounds * model.module.net.n_members
@@ -592,3 +592,41 @@ def test_minibatches_are_pinned_where_there_is_a_gpu(masked, monkeypatch, has_gp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     CountsDiffSC(masked, **TINY).train(1, datasplitter_kwargs=given)
     assert passed["datasplitter_kwargs"].get("pin_memory") is expected
+
+
+def test_averaged_weights_come_with_the_buffers(masked):
+    """Such as the running means of a user's own layers."""
+
+    class Normalised(torch.nn.Module):
+        context_width = 4
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.read = torch.nn.BatchNorm1d(20), torch.nn.Linear(24, 40)
+
+        def forward(self, x_t, survival_prob, base_rate, context):
+            return self.read(torch.cat([self.norm(x_t), context], dim=1)).chunk(2, dim=1)
+
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, denoiser=Normalised())
+    model.train(2, accelerator="cpu", **QUIET)
+    trained, averaged = model.module.net.backbone.norm, model.module.ema.module.backbone.norm
+    assert averaged.running_mean.abs().max() > 0.1
+    assert int(averaged.num_batches_tracked) > 0
+    torch.testing.assert_close(
+        averaged.running_mean, trained.running_mean, atol=0.2, rtol=0.1
+    )  # after as many steps, or a few less
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_every_network_learns_a_dispersion_from_small_minibatches(masked, batch_size):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, n_members=3, **TINY)
+    model.train(2, accelerator="cpu", batch_size=batch_size, **QUIET)
+    assert (model.module.net.backbone.read_log_dispersion.common_bias != 1.0).all()
+
+
+def test_the_less_is_observed_the_more_often_cells_are_shown():
+    assert default_max_epochs(1e6, 1000) == 90
+    assert default_max_epochs(1e6, 1000, 0.25) == 180
+    assert default_max_epochs(1e3, 1000) == 40

@@ -256,7 +256,12 @@ def test_laws_that_are_not_finite_are_refused(adata):
     new = adata.copy()
     new.obs["age"] = 1e38
     for options in ({}, {"estimate": "sample"}, {"selection": 0.0}, {"estimate": "sample", "selection": 0.0}):
-        with pytest.raises(ValueError, match="not finite.*continuous covariates"):
+        with (
+            pytest.warns(
+                UserWarning, match=r"adata.obs\['age'\] is more than 10 standard deviations.*furthest: 1e\+38"
+            ),
+            pytest.raises(ValueError, match="not finite.*continuous covariates"),
+        ):
             model.impute(new, **options)
     assert set(new.layers) == {"observed"}
 
@@ -392,3 +397,124 @@ def test_the_advice_for_missing_labels_works(adata):
     assert ".astype(object).fillna('unknown')" in str(error.value)
     adata.obs["label"] = adata.obs["label"].astype(object).fillna("unknown")
     CountsDiffSC.setup_anndata(adata, labels_key="label")
+
+
+# --- masks that say something else than was meant ---
+
+
+def test_zeros_that_are_missing_because_they_are_zeros(adata):
+    adata.layers["observed"] = adata.X.toarray() > 0
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    with pytest.warns(
+        UserWarning, match=r"^adata.X: all \d+ observed counts are above 0.*leave the mask, or the NaN, out"
+    ):
+        model = train_tiny(adata, max_epochs=1)
+    new = make_adata(seed=1)
+    new.layers["observed"] = new.X.toarray() > 0
+    with pytest.warns(UserWarning, match="^observed_mask: all"):
+        model.impute(new, observed_mask="observed", selection=0)
+
+
+@pytest.mark.parametrize("values", ["proteins", "genes"])
+def test_other_missing_entries_are_none_of_that(values):
+    """Large counts without zeros, and counts with zeros, of which a third is missing at random."""
+    counts = make_adata().X.toarray()
+    adata = ad.AnnData(counts + 50 if values == "proteins" else counts)
+    adata.layers["observed"] = np.random.default_rng(0).random(adata.shape) < 0.7
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    train_tiny(adata, max_epochs=1).impute()
+
+
+def test_a_mask_the_wrong_way_round(adata):
+    adata.layers["observed"] = adata.X.toarray() == 0
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    with pytest.raises(ValueError, match="observed counts are 0.* not the other way round"):
+        train_tiny(adata, max_epochs=1)
+
+
+# --- arguments ---
+
+
+def test_the_nearest_argument_is_named(adata):
+    with pytest.raises(TypeError, match="'label_key' is not an argument.*Was 'labels_key' meant"):
+        CountsDiffSC.setup_anndata(adata, label_key="cell_type")
+    assert "_scvi_uuid" not in adata.uns
+
+
+def test_a_column_conditions_the_model_once(adata):
+    with pytest.raises(
+        ValueError, match=r"adata.obs\['donor'\] is given twice, as batch_key and categorical_covariate_keys"
+    ):
+        CountsDiffSC.setup_anndata(adata, batch_key="donor", categorical_covariate_keys=["donor"])
+
+
+def test_categories_without_a_cell(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.add_categories(["Eosinophils"])
+    with pytest.warns(UserWarning, match=r"1 categories without a cell \(Eosinophils\).*remove_unused_categories"):
+        CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+
+
+def test_minibatches_have_cells(masked):
+    with pytest.raises(ValueError, match="batch_size=0 is out of range"):
+        CountsDiffSC(masked, **TINY).train(1, batch_size=0)
+
+
+def test_guidance_needs_conditions_that_were_left_out(adata):
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    model = train_tiny(adata, max_epochs=1, p_uncond=0)
+    for guidance_scale in (2.0, {"cell_type": 0.0}):
+        with pytest.raises(ValueError, match="p_uncond=0. Guidance compares"):
+            model.get_imputed_counts(guidance_scale=guidance_scale)
+    model.get_imputed_counts(guidance_scale={"cell_type": 1.0})
+
+
+def test_training_that_diverges_says_so(masked):
+    model = CountsDiffSC(masked, **TINY)
+    with pytest.warns(UserWarning, match="Weights are not finite after training.*smaller learning rate"):
+        model.train(20, accelerator="cpu", plan_kwargs={"lr": 1e12}, enable_progress_bar=False)
+
+
+# --- data that are not those of the training ---
+
+
+def test_labels_of_new_data_are_read_at_every_call(adata):
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    model = train_tiny(adata, max_epochs=20)
+    new, mask = make_adata(seed=1), np.random.default_rng(0).random(adata.shape) < 0.5
+    labels = new.obs.pop("cell_type")
+    unlabelled = model.get_imputed_counts(new, observed_mask=mask)
+    new.obs["cell_type"] = labels
+    labelled = model.get_imputed_counts(new, observed_mask=mask)
+    assert not np.array_equal(unlabelled, labelled)
+    np.testing.assert_array_equal(labelled, model.get_imputed_counts(make_adata(seed=1), observed_mask=mask))
+
+
+def test_a_model_loaded_without_data_does_not_take_new_ones_for_those_of_the_training(adata, tmp_path):
+    adata.X = np.where(np.random.default_rng(0).random(adata.shape) < 0.3, np.nan, adata.X.toarray())
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    train_tiny(adata, max_epochs=1).save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=False)
+    new, mask = make_adata(seed=1), np.random.default_rng(0).random(adata.shape) < 0.5
+    for _ in range(2):
+        loaded.impute(new, observed_mask=mask, seed=0)  # without a warning that it hides what was learned
+        with pytest.warns(UserWarning, match="their zeros are imputed"):
+            loaded.impute(new)
+        with pytest.raises(RuntimeError, match="loaded without data"):
+            loaded.sample(2)
+
+
+@pytest.mark.parametrize("method", ["impute", "get_elbo", "evaluate", "train"])
+def test_a_model_without_data_says_what_it_needs(masked_model, tmp_path, method):
+    masked_model.save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=False)
+    with pytest.raises(TypeError, match="loaded without data. It needs some to work on. Pass them as adata, or load"):
+        getattr(loaded, method)()
+
+
+def test_a_model_is_loaded_with_data_that_have_no_labels(adata, tmp_path):
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    train_tiny(adata, max_epochs=1).save(tmp_path / "model")
+    new = make_adata(seed=1)
+    del new.obs["cell_type"]
+    CountsDiffSC.load(tmp_path / "model", new).impute()
+    assert (new.obs["cell_type"] == "unknown").all()

@@ -74,7 +74,7 @@ def hold_out(
     mechanism
         How entries are chosen: ``"mcar"``, ``"mar"``, ``"mnar_low"`` or ``"mnar_high"``.
     fraction
-        Expected fraction of entries that is hidden.
+        Expected fraction of the known entries that is hidden; with ``"mar"`` of those of nine tenths of the genes.
     baselines
         Names of what to compare with; those that need labels are left out where there are none.
     n_samples
@@ -113,11 +113,11 @@ def hold_out(
     check_number("n_samples", n_samples, low=0, integer=True)
     labels = get_labels(adata, labels_key)
     counts, known = dense_counts(adata, layer, observed_mask_layer)
-    hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, 0.0), fraction, seed=seed)
+    hidden = known & ~MECHANISMS[mechanism](np.where(known, counts, np.nan), fraction, seed=seed)
     check_hidden(fraction, hidden, known)
     copy = with_gaps(adata, layer, counts, hidden)
     model = fit(copy)
-
+    _check_reads_the_gaps(model, layer=layer, observed_mask_layer=observed_mask_layer)
     observed = known & ~hidden
     visible = np.where(observed, counts, 0.0)
     predictions = {
@@ -134,6 +134,18 @@ def hold_out(
         drawn = [np.where(known, draw, 0.0) for draw in drawn]
         table = table.join(compare_draws(np.where(known, counts, 0.0), {name: drawn}, hidden, seed=seed))
     return Holdout(model, counts[hidden], predictions[name], table)
+
+
+def _check_reads_the_gaps(model, **expected: str | None) -> None:
+    """Raise ``ValueError`` for a model that was set up on a layer in which nothing was hidden."""
+    found = model.registry["setup_args"]
+    for argument, name in expected.items():
+        if found[argument] != name:
+            msg = (
+                f"fit set its model up with {argument}={found[argument]!r}, and hold_out was given {argument}={name!r}. Entries are hidden "
+                f"in what hold_out is told, so that the model has seen them. Pass {argument}={found[argument]!r} to hold_out as well."
+            )
+            raise ValueError(msg)
 
 
 def get_labels(adata: AnnData, labels_key: str | None) -> np.ndarray | None:

@@ -1,8 +1,9 @@
 """Which entries to hide when a method is to be judged.
 
 Each mechanism is called as ``mask(counts, fraction, seed=...)`` and returns the *observed* mask: booleans, cells x genes,
-True where an entry stays visible. ``fraction`` is the expected fraction of hidden entries, exactly; nothing depends on
-the order of cells or genes.
+True where an entry stays visible. ``fraction`` is the expected fraction of hidden entries, exactly, of the genes that a
+mechanism hides; nothing depends on the order of cells or genes. What is NaN is not known: it is not observed in the result, and
+says nothing about the others.
 """
 
 from __future__ import annotations
@@ -53,9 +54,15 @@ def mar(counts, fraction: float, *, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     n_obs, n_genes = counts.shape
     driver = rng.permutation(n_genes) < max(1, round(DRIVER_FRACTION * n_genes))
-    depth = np.asarray(counts[:, np.flatnonzero(driver)].sum(axis=1), dtype=np.float64).reshape(-1, 1)
-    hidden_prob = _calibrated(-_quantile(depth), fraction)
-    return (rng.random((n_obs, n_genes), dtype=np.float32) >= hidden_prob) | driver
+    counts = np.asarray(_dense(counts), dtype=np.float64)
+    known = ~np.isnan(counts)
+    of_drivers, known_drivers = np.where(known, counts, 0.0)[:, driver], known[:, driver]
+    # Relative to what an average cell has in those that are known.
+    average = of_drivers.sum(axis=0) / np.maximum(known_drivers.sum(axis=0), 1)
+    expected = known_drivers @ average
+    depth = np.divide(of_drivers.sum(axis=1), expected, out=np.ones(n_obs), where=expected > 0)
+    hidden_prob = _calibrated(-_quantile(depth[:, None]), fraction)
+    return ((rng.random((n_obs, n_genes), dtype=np.float32) >= hidden_prob) | driver) & known
 
 
 def mnar_low(counts, fraction: float, *, seed: int) -> np.ndarray:
@@ -173,23 +180,29 @@ def split_molecules(counts, fraction: float, *, seed: int) -> tuple[np.ndarray, 
 def _mnar(counts, fraction: float, seed: int, *, direction: float) -> np.ndarray:
     _check_fraction(fraction)
     hidden_prob = _calibrated(direction * _quantile(_dense(counts)), fraction)
-    return np.random.default_rng(seed).random(counts.shape) >= hidden_prob
+    return np.random.default_rng(seed).random(counts.shape) >= hidden_prob  # False where that is NaN
 
 
 def _quantile(values: np.ndarray) -> np.ndarray:
-    """Rank of each value in its column, ties averaged, from 0 to 1."""
-    return (rankdata(values, axis=0) - 0.5) / len(values)
+    """Rank of each value among those of its column that are not NaN, ties averaged, from 0 to 1."""
+    ranks = rankdata(values, axis=0, nan_policy="omit")
+    return (ranks - 0.5) / np.maximum((~np.isnan(values)).sum(axis=0), 1)
 
 
 def _calibrated(score: np.ndarray, fraction: float) -> np.ndarray:
-    """Probabilities increasing in ``score`` (spread 1) whose mean in each column is ``fraction``: a shifted logistic."""
+    """Probabilities increasing in ``score`` (spread 1) whose mean in each column is ``fraction``: a shifted logistic.
+
+    Over scores that are not NaN, where the probability is NaN too.
+    """
+    known = ~np.isnan(score)
     if fraction in (0.0, 1.0):
-        return np.full(score.shape, fraction)
+        return np.where(known, fraction, np.nan)
+    n_known, score_or_zero = np.maximum(known.sum(axis=0), 1), np.where(known, score, 0.0)
     low = np.full((1, score.shape[1]), -40.0)
     high = -low
     for _ in range(60):  # bisection, all columns at once
         middle = (low + high) / 2.0
-        too_few = expit(STRENGTH * score + middle).mean(axis=0, keepdims=True) < fraction
+        too_few = (expit(STRENGTH * score_or_zero + middle) * known).sum(axis=0, keepdims=True) < fraction * n_known
         low, high = np.where(too_few, middle, low), np.where(too_few, high, middle)
     return expit(STRENGTH * score + (low + high) / 2.0)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._places import find_places
 from ._random import GAMMA, TO_UNIT, scrambled, stream
+from ._thinning import PENDING
 from ._threads import over_rows
 
 #: Draws of larger means are left to a general sampler: adding up probabilities takes as many steps as there are molecules.
@@ -27,8 +28,7 @@ def draw_negative_binomial(
     Parameters
     ----------
     mean, dispersion
-        Mean :math:`m` (molecules) and inverse dispersion :math:`r > 0`, float32, shape ``(B, G)``. A mean of 0 gives 0; one
-        above ``MAX_MEAN`` is left to the caller, and what is returned for it means nothing.
+        Mean :math:`m` (molecules) and inverse dispersion :math:`r > 0`, float32, shape ``(B, G)``. A mean of 0 gives 0.
     seed
         Seed, at least 0; the same seed gives the same draws, whatever ``n_threads``.
     n_threads
@@ -36,17 +36,18 @@ def draw_negative_binomial(
 
     Returns
     -------
-    Counts (molecules), float32, shape ``(B, G)``, and whether any mean is above ``MAX_MEAN``.
+    Counts (molecules), float32, shape ``(B, G)``, with ``PENDING``, for the caller to replace, where the mean is above
+    ``MAX_MEAN`` or the law is NaN; and whether there are any such.
     """
     counts = np.empty(mean.shape, dtype=np.float32)
-    has_large = over_rows(_draw_rows, mean.shape, n_threads, mean, dispersion, np.uint64(seed), counts)
-    return counts, any(has_large)
+    has_pending = over_rows(_draw_rows, mean.shape, n_threads, mean, dispersion, np.uint64(seed), counts)
+    return counts, any(has_pending)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _draw_rows(first, last, mean, dispersion, seed, counts):
-    """Fill rows from ``first`` up to ``last``; return whether any of their means is large."""
-    n_columns, has_large = mean.shape[1], False
+    """Fill rows from ``first`` up to ``last``; return whether anything is left pending."""
+    n_columns, has_pending = mean.shape[1], False
     unit, flags = np.empty(n_columns, dtype=np.float64), np.empty(n_columns, dtype=np.bool_)
     open_columns = np.empty(n_columns, dtype=np.uint64)
     for row in range(first, last):
@@ -55,15 +56,16 @@ def _draw_rows(first, last, mean, dispersion, seed, counts):
             unit[column] = np.float64(scrambled(start + np.uint64(column) * GAMMA) >> np.uint64(11)) * TO_UNIT
         for column in range(n_columns):
             counts[row, column] = 0.0
-            flags[column] = unit[column] >= least_zero_probability(mean[row, column])
+            flags[column] = not unit[column] < least_zero_probability(mean[row, column])  # nor where that is NaN
         for place in range(find_places(flags, open_columns)):
             column = open_columns[place]
-            if mean[row, column] > MAX_MEAN:
-                has_large = True
-            else:
-                m, r = mean[row, column], dispersion[row, column]
+            m, r = mean[row, column], dispersion[row, column]
+            if m <= MAX_MEAN and r > 0.0:
                 counts[row, column] = quantile(unit[column], m, r, zero_probability(m, r))
-    return has_large
+            else:
+                counts[row, column] = PENDING
+                has_pending = True
+    return has_pending
 
 
 @numba.njit(inline="always")

@@ -122,8 +122,10 @@ class CountDenoiser(nn.Module):
         genes
             The genes that are predicted, in what is returned the only ones.
         """
-        depth = self.infer_depth(x_t, survival_prob)
-        base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
+        # Sums of counts are beyond the range of 16 bits, or of their precision.
+        with torch.autocast(x_t.device.type, enabled=False):
+            depth = self.infer_depth(x_t, survival_prob)
+            base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous, conditions.selection)
         if apart:

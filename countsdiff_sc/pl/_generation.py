@@ -19,7 +19,7 @@ _COLORS = {"real": "0.6", "generated": "C0"}
 _N_NEIGHBOURS = 15
 
 
-def generated(real: AnnData, generated: AnnData, *, seed: int = 0) -> Figure:
+def generated(real: AnnData, generated: AnnData, *, layer: str | None = None, seed: int = 0) -> Figure:
     """Compare generated with real cells: joint UMAP, library sizes, and mean, variance and zeros of each gene.
 
     Cells of the same law lie on each other in the UMAP, and genes on the dashed line.
@@ -27,16 +27,18 @@ def generated(real: AnnData, generated: AnnData, *, seed: int = 0) -> Figure:
     Parameters
     ----------
     real
-        Counts (molecules) in ``X``; best cells that the model was not trained on.
+        Real cells; best some that the model was not trained on.
     generated
         Result of :meth:`countsdiff_sc.CountsDiffSC.sample`, best with the labels of ``real``.
+    layer
+        Layer of ``real`` with raw counts; ``X`` by default.
     seed
         Seed of the UMAP.
 
     Raises
     ------
     ValueError
-        If the genes differ, or there are fewer than 4 cells in all.
+        If the genes differ, there are fewer than 4 cells in all, or real ones have no counts.
 
     Examples
     --------
@@ -52,7 +54,14 @@ def generated(real: AnnData, generated: AnnData, *, seed: int = 0) -> Figure:
     if real.n_obs + generated.n_obs < 4:
         msg = f"There are {real.n_obs} real and {generated.n_obs} generated cells. A UMAP needs at least 4. Generate more."
         raise ValueError(msg)
-    counts = {"real": sparse.csr_matrix(real.X), "generated": sparse.csr_matrix(generated.X)}
+    counts = {"real": real.X if layer is None else real.layers[layer], "generated": generated.X}
+    counts = {name: sparse.csr_matrix(matrix) for name, matrix in counts.items()}
+    if (counts["real"].data != np.floor(counts["real"].data)).any():
+        msg = (
+            f"real holds numbers that are not counts in {'X' if layer is None else f'layer {layer!r}'}. Generated cells are counts, to be "
+            "compared with such. Pass the layer with raw counts, layer=..."
+        )
+        raise ValueError(msg)
     figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
     _draw_embedding(counts, axes[0], seed)
     _draw_library_sizes(counts, axes[1])

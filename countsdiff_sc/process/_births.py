@@ -22,16 +22,21 @@ def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, genera
     """Draw from the posterior itself, a negative binomial: right variance at any number of steps.
 
     On a CPU a compiled loop inverts the distribution function, elsewhere a Gamma rate is drawn, and a Poisson count with it.
+
+    Raises
+    ------
+    ValueError
+        By the compiled loop, where a law is not finite, or its mean above 2^24.
     """
     mean, shape = torch.atleast_2d(expected_births), torch.atleast_2d(dispersion)
     if not compiles(mean, shape):
         return _gamma_poisson(expected_births, dispersion, generator)
     seed, n_threads = drawn_seed(generator), torch.get_num_threads()
-    drawn, has_large = kernels.draw_negative_binomial(*arrays(mean, shape), seed=seed, n_threads=n_threads)
+    drawn, has_pending = kernels.draw_negative_binomial(*arrays(mean, shape), seed=seed, n_threads=n_threads)
     counts = torch.from_numpy(drawn)
-    if has_large:
-        large = (mean > kernels.MAX_MEAN).nonzero(as_tuple=True)
-        counts[large] = _gamma_poisson(mean[large], shape[large], generator)
+    if has_pending:
+        pending = (counts == kernels.PENDING).nonzero(as_tuple=True)
+        counts[pending] = _gamma_poisson(*_finite(mean, shape, *pending), generator)
     return counts.view_as(expected_births)
 
 
@@ -77,10 +82,12 @@ def filled_by_draws(
         yield matrix
 
 
-def _finite(mean: Tensor, dispersion: Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
+def _finite(
+    mean: Tensor, dispersion: Tensor, rows: np.ndarray | Tensor, columns: np.ndarray | Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean and inverse dispersion of some entries."""
     laws = mean[rows, columns], dispersion[rows, columns]
-    is_wrong = ~((laws[0] <= kernels.MAX_COUNT) & torch.isfinite(laws[1]))
+    is_wrong = ~((laws[0] <= kernels.MAX_COUNT) & (laws[1] > 0.0) & torch.isfinite(laws[1]))
     if is_wrong.any():
         first = int(is_wrong.nonzero()[0])
         msg = (

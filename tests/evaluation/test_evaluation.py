@@ -3,7 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
-from helpers import QUIET, TINY, make_adata
+from helpers import QUIET, TINY, make_adata, train_tiny
 from sklearn.metrics import mean_poisson_deviance
 
 from countsdiff_sc import CountsDiffSC, evaluation
@@ -128,3 +128,25 @@ def test_baselines_that_learn_beat_the_gene_mean_on_structured_cells(baseline):
     assert error < 0.5 * evaluation.poisson_deviance(
         counts[~observed], evaluation.gene_mean_x_depth(counts, observed)[~observed]
     )
+
+
+def test_hold_out_refuses_a_model_that_reads_where_nothing_was_hidden():
+    adata = make_adata()
+    adata.layers["counts"] = adata.X.copy()
+
+    def fit(data):
+        CountsDiffSC.setup_anndata(data, layer="counts")
+        return train_tiny(data, max_epochs=1)
+
+    with pytest.raises(ValueError, match="layer='counts', and hold_out was given layer=None.*the model has seen them"):
+        evaluation.hold_out(adata, fit)
+    assert len(evaluation.hold_out(adata, fit, layer="counts").truth)
+
+
+def test_evaluate_keeps_no_copies_of_the_data():
+    before = set(CountsDiffSC._setup_adata_manager_store)
+    adata = make_adata()
+    CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+    model = CountsDiffSC(adata, **TINY)
+    model.evaluate(seed=[0, 1], n_samples=0, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert len(set(CountsDiffSC._setup_adata_manager_store) - before) == 1

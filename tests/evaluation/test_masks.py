@@ -93,3 +93,16 @@ def test_split_molecules_adds_up_and_thins():
     np.testing.assert_array_equal(kept + held_out, COUNTS)
     assert kept.min() >= 0
     assert close(held_out.sum() / COUNTS.sum(), 0.25, COUNTS.sum())
+
+
+@pytest.mark.parametrize("mechanism", ["mar", "mnar_low", "mnar_high"])
+def test_what_is_not_known_has_no_part_in_what_is_hidden(mechanism):
+    """Of the known entries the stated fraction is hidden, half of them at random, or a panel in half of the cells, unknown."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(1.0, 2.0, 200), (2000, 200)).astype(float)
+    for known in (rng.random(counts.shape) < 0.5, (np.arange(2000)[:, None] < 1000) | (np.arange(200) < 100)):
+        observed = evaluation._masks.MECHANISMS[mechanism](np.where(known, counts, np.nan), 0.5, seed=0)
+        assert not observed[~known].any()
+        may_be_hidden = known & (known & ~observed).any(axis=0)  # not the genes that drive mar
+        for genes in (slice(None), slice(100, None)):
+            assert abs((~observed)[:, genes][may_be_hidden[:, genes]].mean() - 0.5) < 0.02

@@ -265,3 +265,14 @@ def test_the_law_of_some_cells_is_as_among_all(denoiser, cells, apart):
         of_all, of_some = molecules_lost(readout), molecules_lost(readout.of(slice(1, None, 2)))
     for all_cells, some_cells in zip(of_all, of_some, strict=True):
         torch.testing.assert_close(some_cells, all_cells[1::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_depth_is_computed_in_single_precision(cells, dtype):
+    """70,000 molecules are beyond the range of 16 bits, and 301 beyond the precision of bfloat16."""
+    _, survival_prob, t, conditions = cells
+    denoiser = CountDenoiser(BACKBONES["gene_set_transformer"](1), (6, 4), n_categories=(3,), n_continuous=1).eval()
+    for x_t in (torch.full((B, G), 12_000.0), torch.full((B, G), 50.1).round()):
+        plain = denoiser.read(x_t, survival_prob, t, conditions).base_rate
+        with torch.autocast("cpu", dtype):
+            torch.testing.assert_close(denoiser.read(x_t, survival_prob, t, conditions).base_rate, plain)

@@ -32,3 +32,14 @@ def test_errors():
         pl.generated(real, real[:, :19])
     with pytest.raises(ValueError, match="1 real and 1 generated cells. A UMAP needs at least 4. Generate more"):
         pl.generated(real[:1], real[:1])
+
+
+def test_real_counts_may_stand_in_a_layer():
+    real = make_adata()
+    real.layers["counts"] = real.X.copy()
+    real.X = real.X * 0.5
+    with pytest.raises(ValueError, match="not counts in X.* Pass the layer with raw counts"):
+        pl.generated(real, make_adata(seed=1))
+    axes = pl.generated(real, make_adata(seed=1), layer="counts").axes
+    x = real.layers["counts"].toarray()
+    np.testing.assert_allclose(axes[2].lines[0].get_xdata(), x.mean(0), rtol=1e-6)

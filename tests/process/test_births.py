@@ -117,3 +117,13 @@ def test_unknown_rule(births):
         ValueError, match=r"is not known\. It must be one of \['nearest', 'negative_binomial', .*callable"
     ):
         get_birth_rule(births)
+
+
+@pytest.mark.parametrize(("mean", "shape"), [(float("nan"), 1.0), (1.0, float("nan")), (float("inf"), 1.0), (1.0, 0.0)])
+def test_a_law_that_is_none_is_not_drawn_from(mean, shape):
+    law = torch.full((2, 30), 0.5), torch.ones(2, 30)
+    law[0][1, 2], law[1][1, 2] = mean, shape
+    for part in law:  # for a zero may be drawn before the law is looked at
+        part[1] = part[1, 2]
+    with pytest.raises(ValueError, match="predicted laws are not finite.*at cell 1 of a block"):
+        negative_binomial_births(*law, generator(1))
