@@ -52,9 +52,9 @@ class ImputationMixin(InferenceMixin):
         """Impute missing counts and *write* them, with the observed ones, to ``layer``.
 
         Note that ``layer`` is where the result goes; the counts are read from where :meth:`setup_anndata` was told.
-        Arguments are recorded in ``adata.uns["countsdiff_sc"][layer]``. No other layer is changed, and nothing is
-        written if anything fails. New data are registered as by scvi-tools, which adds ``_scvi`` columns to ``obs``;
-        if they lack the labels the model was trained with, every cell is labelled ``"unknown"``.
+        Arguments are recorded in ``adata.uns["countsdiff_sc"][layer]``. No layer but draws of an earlier call, which
+        are replaced, is changed, and none if anything fails. Before, new data are registered as by scvi-tools, which adds ``_scvi``
+        columns to ``obs``; if they lack the labels the model was trained with, every cell is labelled ``"unknown"``.
 
         Parameters
         ----------
