@@ -34,7 +34,8 @@ class LikelihoodMixin(InferenceMixin):
 
         As that of scvi-tools it is in nats, of whole counts with all constants, so models of one set of genes and
         cells can be compared by it. It is conditional on labels, batches and covariates. Entries that are missing by NaN or
-        by the registered mask are left out. It is estimated from random times, see :doc:`/theory`. New data are registered as in :meth:`impute`.
+        by the registered mask are left out. It is estimated from random times, see :doc:`/theory`. New data are registered as in
+        :meth:`impute`.
 
         Parameters
         ----------
