@@ -1,0 +1,114 @@
+"""Arguments of any kind."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+from countsdiff_sc._counts import CountMatrix
+
+
+def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
+    """Raise ``KeyError`` with the nearest names unless ``key`` is one of ``available``."""
+    names = [str(name) for name in available]
+    if key in names:
+        return
+    nearest = difflib.get_close_matches(str(key), names, n=3, cutoff=0.3) or names[:5]
+    msg = (
+        f"{argument}={key!r} is not in {where}. It must name an existing entry"
+        f"{f' (nearest: {nearest})' if nearest else ', and there are none'}. Correct the name, or add the entry first."
+    )
+    raise KeyError(msg)
+
+
+def check_no_further(arguments: Iterable[str], *, known: Iterable[str]) -> None:
+    """Raise ``TypeError`` with the nearest names if there are ``arguments`` beyond the ``known`` ones."""
+    for name in arguments:
+        nearest = difflib.get_close_matches(name, list(known), n=1)
+        msg = (
+            f"{name!r} is not an argument. It must be one of {list(known)}. "
+            f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
+        )
+        raise TypeError(msg)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        msg = f"{name}={value!r} is not known. It must be one of {list(choices)}. Pass one of these."
+        raise ValueError(msg)
+
+
+def check_number(name: str, value: object, *, low: float, high: float = math.inf, integer: bool = False) -> None:
+    """Raise unless ``value`` is a finite number, whole if ``integer``, in ``[low, high]``.
+
+    Raises
+    ------
+    TypeError
+        If it is no number of that kind.
+    ValueError
+        If it is out of range.
+    """
+    kind, noun = (Integral, "an integer") if integer else (Real, "a number")
+    rule = f"{noun} of at least {low:g}" if high == math.inf else f"{noun} between {low:g} and {high:g}"
+    if not isinstance(value, kind) or isinstance(value, bool):
+        msg = f"{name}={value!r} is a {type(value).__name__}. It must be {rule}. Pass such a number."
+        raise TypeError(msg)
+    if not low <= value <= high or not math.isfinite(value):
+        msg = f"{name}={value!r} is out of range. It must be {rule}. Pass a value in that range."
+        raise ValueError(msg)
+
+
+def check_quantiles(quantiles: Sequence[float] | None) -> None:
+    """Raise ``ValueError`` unless ``quantiles`` is None or a sequence of levels strictly between 0 and 1."""
+    if quantiles is None:
+        return
+    levels = np.asarray(quantiles)
+    is_valid = levels.ndim == 1 and levels.size and np.issubdtype(levels.dtype, np.floating)
+    if not is_valid or not ((levels > 0.0) & (levels < 1.0)).all():
+        msg = (
+            f"quantiles={quantiles!r} are not levels. They must be a sequence of numbers strictly between 0 and 1, at "
+            "least one. Pass for example quantiles=(0.05, 0.95)."
+        )
+        raise ValueError(msg)
+
+
+def check_indices(indices, n_obs: int) -> np.ndarray:
+    """Return distinct row numbers, or raise ``ValueError``; a boolean mask over cells is accepted."""
+    if indices is None:
+        return np.arange(n_obs)
+    rows = np.asarray(indices)
+    if rows.dtype == bool and rows.shape == (n_obs,):
+        rows = np.flatnonzero(rows)
+    is_valid = rows.ndim == 1 and rows.size and np.issubdtype(rows.dtype, np.integer)
+    if not is_valid or rows.min() < 0 or rows.max() >= n_obs or len(np.unique(rows)) < len(rows):
+        msg = (
+            f"indices={indices!r} does not select cells. It must hold distinct integers in [0, {n_obs}), at least one, "
+            "or a boolean per cell. Pass for example np.flatnonzero(adata.obs['batch'] == 'a')."
+        )
+        raise ValueError(msg)
+    return rows
+
+
+def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool) -> None:
+    """Raise ``ValueError`` if writing ``layer`` would destroy the input or somebody else's layer."""
+    holder = matrix.location.rsplit(".", 1)[0]
+    if not isinstance(layer, str) or not layer or "/" in layer:
+        msg = f"layer={layer!r} cannot name a layer. It must be a string without '/'. Pass for example layer='imputed'."
+    elif layer in {matrix.layer, matrix.mask_layer}:
+        msg = (
+            f"layer={layer!r} is the layer the model reads. impute writes its result there and never overwrites its "
+            "input. Choose another name, for example layer='imputed'."
+        )
+    elif layer in matrix.adata.layers and not written_before:
+        msg = (
+            f"layer={layer!r} exists in {holder} and was not written by impute. Only layers that impute wrote are "
+            f"overwritten. Choose another name, or delete it first: del {holder}.layers[{layer!r}]."
+        )
+    else:
+        return
+    raise ValueError(msg)
