@@ -195,6 +195,7 @@ class CountsDiffSC(
             ``logger``, ``precision``, ...
         """
         _validation.check_type(self.adata)
+        self._has_only_queries = False  # whatever they were, they are trained on now
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         _validation.check_number("batch_size", batch_size, low=1, integer=True)

@@ -501,6 +501,8 @@ def test_a_model_loaded_without_data_does_not_take_new_ones_for_those_of_the_tra
             loaded.impute(new)
         with pytest.raises(RuntimeError, match="loaded without data"):
             loaded.sample(2)
+    loaded.train(1, accelerator="cpu", enable_progress_bar=False)
+    assert loaded.sample(2).n_obs == 2
 
 
 @pytest.mark.parametrize("method", ["impute", "get_elbo", "evaluate", "train"])
