@@ -238,7 +238,7 @@ class MaskedDiffusion:
         order = torch.randperm(len(x))
         n_held_out = int(VALIDATION_FRACTION * len(x)) if len(x) >= MIN_CELLS_TO_VALIDATE else 0
         held_out, cells = order[:n_held_out], order[n_held_out:]
-        n_epochs = self.max_epochs or default_max_epochs(float(x.sum()), len(cells))
+        n_epochs = self.max_epochs or default_max_epochs(float(x.sum()), len(cells), float(known.float().mean()))
         biases = [p for name, p in net.named_parameters() if p.ndim < 2 or name in {"basis", "depth_factor"}]
         matrices = [p for p in net.parameters() if all(p is not other for other in biases)]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": biases, "weight_decay": 0.0}]
