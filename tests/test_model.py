@@ -629,4 +629,4 @@ def test_every_network_learns_a_dispersion_from_small_minibatches(masked, batch_
 def test_the_less_is_observed_the_more_often_cells_are_shown():
     assert default_max_epochs(1e6, 1000) == 90
     assert default_max_epochs(1e6, 1000, 2.0 ** (-4 / 3)) == 180
-    assert default_max_epochs(1e3, 1000) == 40
+    assert default_max_epochs(1e3, 1000) == default_max_epochs(1e3, 1000, 0.1) == 40
