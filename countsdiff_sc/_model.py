@@ -206,23 +206,8 @@ class CountsDiffSC(
         n_members = self.module.net.n_members
         early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
         if max_epochs is None or not self.is_trained_:
-            matrices = self._count_matrices(self.adata)
-            # They may have been normalised since they were set up, so every one is checked again.
-            self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)
-            references = [estimate_reference(matrix) for matrix in matrices]
-            n_observed = sum(reference.n_observed for reference in references)
-            n_molecules = sum(reference.n_molecules for reference in references)
-            _validation.check_something_observed(n_observed, n_molecules)
-            if max_epochs is None:
-                # Conditionals at all times take longer to learn than those at one.
-                factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
-                fraction = n_observed / (n_obs * self.n_genes)
-                max_epochs = factor * n_members * default_max_epochs(n_molecules, n_train, fraction)
-            if not self.is_trained_:
-                self._set_reference(references)
-                for matrix, reference in zip(matrices, references, strict=True):
-                    _validation.warn_of_unobserved(matrix, reference.never_observed)
-                    _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, *reference.n_zeros_and_ones)
+            fitting_epochs = self._look_at_training_data(n_train)
+            max_epochs = fitting_epochs if max_epochs is None else max_epochs
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
         if early_stopping_patience is None:
@@ -252,6 +237,25 @@ class CountsDiffSC(
         )
         self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
         _validation.warn_of_divergence(self.module.ema.parameters())
+
+    def _look_at_training_data(self, n_train: int) -> int:
+        """Check the training data, fix what they fix before the first training, and return how many epochs they take."""
+        matrices = self._count_matrices(self.adata)
+        # They may have been normalised since they were set up, so every one is checked again.
+        self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)
+        references = [estimate_reference(matrix) for matrix in matrices]
+        n_observed = sum(reference.n_observed for reference in references)
+        n_molecules = sum(reference.n_molecules for reference in references)
+        _validation.check_something_observed(n_observed, n_molecules)
+        if not self.is_trained_:
+            self._set_reference(references)
+            for matrix, reference in zip(matrices, references, strict=True):
+                _validation.warn_of_unobserved(matrix, reference.never_observed)
+                _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, *reference.n_zeros_and_ones)
+        # Conditionals at all times take longer to learn than those at one.
+        factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
+        fraction = n_observed / (self.adata.n_obs * self.n_genes)
+        return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction)
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))

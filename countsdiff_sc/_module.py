@@ -70,8 +70,6 @@ class CountsDiffModule(BaseModuleClass):
     #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 280 in a row are as many of each kind
     #: that :mod:`._training_states` treats in a special way as among all: 7 has no factor in common with 8 and 10.
     DISPERSION = slice(0, None, 7)
-    #: Least cells of a minibatch of which a part will do, so that every network has some.
-    MIN_CELLS = 64
 
     def __init__(
         self,
@@ -181,10 +179,9 @@ class CountsDiffModule(BaseModuleClass):
         per_target = 1.0 / n_targets.clamp(min=1)
         weight = per_target * torch.where(states.one_pass, 1.0, self.loss_weighting(self.schedule, states.t))
         if self.training:
-            readout, some = (
-                self.net.read(*cells, apart=True),
-                self.DISPERSION if n_cells >= self.MIN_CELLS else slice(None),
-            )
+            readout = self.net.read(*cells, apart=True)
+            # Of a small minibatch all, so that every network has some.
+            some = self.DISPERSION if n_cells >= self.DISPERSION.step * self.net.n_members else slice(None)
             # The divisors go into the weights, of which there are fewer than entries of the gradients.
             of_mean = mean_loss(readout, n_deaths, weight / n_cells)
             n_deaths, per_target = n_deaths[some].contiguous(), per_target[some]

@@ -42,8 +42,7 @@ class MovingAverage(AveragedModel):
         weight = (1.0 - decay**n_steps).masked_fill(self.n_averaged == 0, 1.0)
         averaged, current = list(self.module.parameters()), list(net.parameters())
         torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
-        for kept, buffer in zip(
-            self.module.buffers(), net.buffers(), strict=True
-        ):  # such as running means of a user's layers
+        # Such as the running means of a user's layers.
+        for kept, buffer in zip(self.module.buffers(), net.buffers(), strict=True):
             kept.copy_(buffer)
         self.n_averaged += n_steps

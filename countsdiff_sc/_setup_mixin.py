@@ -113,10 +113,10 @@ class SetupMixin:
 
     @classmethod
     def _register(cls, data, matrices, obs_keys, setup_method_args, kwargs) -> None:
-        for matrix in matrices:
-            _registration.check_matrix(matrix)
         if (source := kwargs.get("source_registry")) is None:
             _validation.check_no_further(kwargs, known=setup_method_args["setup_args"])
+            for matrix in matrices:
+                _registration.check_matrix(matrix)
         else:
             _registration.check_query(data, source)
             _registration.add_unknown_labels(data, source)

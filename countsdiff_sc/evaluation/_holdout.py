@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi.data._constants import _MANAGER_UUID_KEY, _SCVI_UUID_KEY
 
 from countsdiff_sc._validation import check_number
 
@@ -19,7 +20,7 @@ from ._tables import compare, compare_draws
 #: Name of the model's row in a table.
 MODEL_NAME = "CountsDiffSC"
 #: What scvi-tools knows an AnnData by.
-SCVI_IDENTIFIERS = ("_scvi_uuid", "_scvi_manager_uuid")
+SCVI_IDENTIFIERS = (_SCVI_UUID_KEY, _MANAGER_UUID_KEY)
 #: Baselines that cost nothing.
 SIMPLE_BASELINES = ("zeros", "gene mean x depth", "label mean x depth")
 
