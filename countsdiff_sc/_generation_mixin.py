@@ -15,11 +15,12 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 from torch import Tensor
 
-from countsdiff_sc import _registration, _validation, _writing, kernels
+from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, with_library_size
 from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
 from countsdiff_sc._request import SamplingRequest
+from countsdiff_sc._rows import Rows, as_counts
 from countsdiff_sc._side_by_side import side_by_side
 
 #: Progress is shown after this many seconds.
@@ -106,7 +107,7 @@ class GenerationMixin(InferenceMixin):
         seed = resolve_seed(seed)
         drawer = _ConditionDrawer(self.registry, None if self._training_data is None else self.adata_manager)
         obs, fields = drawer.draw(n_obs, labels, batch, np.random.default_rng(seed))
-        blocks = self._generate(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
+        counts = self._generate(fields, n_obs, library_size, request, batch_size=batch_size, seed=seed)
         record = {
             **request.recorded(),
             "library_size": "free" if library_size is None else "given",
@@ -114,12 +115,12 @@ class GenerationMixin(InferenceMixin):
             "batch_size": batch_size,
             "versions": _writing.versions(),
         }
-        return self._assemble(_writing.stack_rows(blocks), obs, record)
+        return self._assemble(counts, obs, record)
 
     @torch.inference_mode()
     def _generate(
         self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed
-    ) -> list[sparse.csr_matrix]:
+    ) -> sparse.csr_matrix:
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
         device, grid = module.device, module.generation_grid(request.n_steps).to(module.device, torch.float32)
         blocks = [slice(first, min(first + batch_size, n_obs)) for first in range(0, n_obs, batch_size)]
@@ -138,12 +139,13 @@ class GenerationMixin(InferenceMixin):
             for state in generate(denoise, shape, module.schedule, grid, **options):
                 x = state
                 bar.update()
-            counts = x.cpu().numpy()
-            _validation.check_finite_values(counts)
-            return sparse.csr_matrix(counts.astype(kernels.COUNT_TYPE))
+            return as_counts(x.cpu().numpy())
 
+        counts = Rows(n_obs)
         with bar:
-            return list(side_by_side(generated, blocks, n_blocks=len(blocks), seed=seed, device=device))
+            for of_block in side_by_side(generated, blocks, n_blocks=len(blocks), seed=seed, device=device):
+                counts.append(of_block)
+        return counts.stacked()
 
     def _check_library_size(self, library_size, n_obs: int) -> np.ndarray | None:
         """One number of molecules for each cell, or None."""

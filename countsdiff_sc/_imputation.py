@@ -12,10 +12,9 @@ from scipy import sparse
 from scipy.stats import nbinom
 from torch import Tensor
 
-from countsdiff_sc import kernels
 from countsdiff_sc._module import CountsDiffModule, as_numbers
 from countsdiff_sc._request import ImputationRequest
-from countsdiff_sc._rows import Rows
+from countsdiff_sc._rows import Rows, as_counts
 from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc._validation import check_finite_values
 from countsdiff_sc.nn import Conditions
@@ -282,12 +281,12 @@ def estimated_selection(
 
 
 def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> np.ndarray | sparse.csr_matrix:
-    """Counts as CSR, means as they are."""
-    if sparse.issparse(values):
-        return values
-    array = values.cpu().numpy()
-    check_finite_values(array)
-    return kernels.dense_to_csr(array, n_threads=torch.get_num_threads()) if request.is_integer else array
+    """Counts as CSR of integers, means as they are."""
+    values = values if sparse.issparse(values) else values.cpu().numpy()
+    if request.is_integer:
+        return as_counts(values)
+    check_finite_values(values)
+    return values
 
 
 def gene_folds(n_genes: int, seed: int) -> np.ndarray:

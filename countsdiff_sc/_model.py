@@ -195,7 +195,6 @@ class CountsDiffSC(
             ``logger``, ``precision``, ...
         """
         _validation.check_type(self.adata)
-        self._has_only_queries = False  # whatever they were, they are trained on now
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
@@ -203,11 +202,11 @@ class CountsDiffSC(
         if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
             train_size = 1.0
         n_train = math.ceil((train_size or 0.9) * n_obs)
+        n_validation = n_obs - n_train if validation_size is None else math.floor(validation_size * n_obs)
         n_members = self.module.net.n_members
-        early_stopping = early_stopping and n_train < n_obs  # nothing to watch otherwise
-        if max_epochs is None or not self.is_trained_:
-            fitting_epochs = self._look_at_training_data(n_train)
-            max_epochs = fitting_epochs if max_epochs is None else max_epochs
+        early_stopping = early_stopping and n_validation > 0  # nothing to watch otherwise
+        fitting_epochs = self._look_at_training_data(n_train)
+        max_epochs = fitting_epochs if max_epochs is None else max_epochs
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
         if early_stopping_patience is None:
@@ -220,26 +219,29 @@ class CountsDiffSC(
         kwargs.setdefault("log_every_n_steps", 1)  # or Lightning warns about every small data set
         if torch.cuda.is_available():  # from pinned memory Lightning copies without waiting
             kwargs["datasplitter_kwargs"] = {"pin_memory": True, **(kwargs.get("datasplitter_kwargs") or {})}
-        if n_train < n_obs:
+        if n_validation > 0:
             kwargs.setdefault("check_val_every_n_epoch", validate_every)
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            batch_size=batch_size * n_members,
-            train_size=train_size,
-            validation_size=validation_size,
-            early_stopping=early_stopping,
-            early_stopping_monitor=early_stopping_monitor,
-            early_stopping_patience=early_stopping_patience,
-            gradient_clip_val=gradient_clip_val,
-            **kwargs,
-        )
-        self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
+        try:
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                batch_size=batch_size * n_members,
+                train_size=train_size,
+                validation_size=validation_size,
+                early_stopping=early_stopping,
+                early_stopping_monitor=early_stopping_monitor,
+                early_stopping_patience=early_stopping_patience,
+                gradient_clip_val=gradient_clip_val,
+                **kwargs,
+            )
+        finally:
+            self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
+        self._has_only_queries = False  # whatever the data were, they were trained on now
         _validation.warn_of_divergence(self.module.ema.parameters())
 
     def _look_at_training_data(self, n_train: int) -> int:
-        """Check the training data, fix what they fix before the first training, and return how many epochs they take."""
+        """Check the training data, set what they fix before the first training, and return how many epochs they take."""
         matrices = self._count_matrices(self.adata)
         # They may have been normalised since they were set up, so every one is checked again.
         self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)

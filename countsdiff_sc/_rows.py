@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import sparse
+
+from countsdiff_sc import kernels
+from countsdiff_sc._counts import stored_values
+from countsdiff_sc._validation import check_finite_values
 
 #: Room for more is made by this factor, so that rows are moved rarely.
 _GROWTH = 1.5
+
+
+def as_counts(values: np.ndarray | sparse.csr_matrix) -> sparse.csr_matrix:
+    """A block of drawn counts as CSR of integers, or ``ValueError`` where one is beyond what counts can be."""
+    check_finite_values(stored_values(values))
+    if sparse.issparse(values):
+        values.data = values.data.astype(kernels.COUNT_TYPE)
+        return values
+    return kernels.dense_to_csr(values, n_threads=torch.get_num_threads())
 
 
 class Rows:

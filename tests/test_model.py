@@ -355,6 +355,36 @@ def test_train_twice_continues(masked):
     assert len(model.history["train_loss"]) == 5
 
 
+def test_what_is_trained_on_again_is_checked_again(masked):
+    model = train_tiny(masked, max_epochs=1)
+    masked.X = 0.37 * masked.X
+    with pytest.raises(ValueError, match="values that are not counts"):
+        model.train(1, accelerator="cpu", **QUIET)
+
+
+def test_a_training_that_failed_leaves_a_model_that_can_be_trained(masked):
+    class Fails(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            msg = "an error of the user's"
+            raise RuntimeError(msg)
+
+    model = CountsDiffSC(masked, **TINY)
+    with pytest.raises(RuntimeError, match="an error of the user's"):
+        model.train(1, accelerator="cpu", precision="64-true", callbacks=[Fails()], **QUIET)
+    model.train(1, accelerator="cpu", **QUIET)
+    assert np.isfinite(model.get_imputed_counts()).all()
+
+
+def test_a_query_is_no_training_data_because_training_was_asked_for(masked_model, masked, tmp_path):
+    masked_model.save(tmp_path / "model")
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=False)
+    loaded.get_imputed_counts(masked.copy())
+    with pytest.raises(ValueError, match="max_epochs=-1"):
+        loaded.train(-1)
+    with pytest.raises(RuntimeError, match="loaded without data"):
+        loaded.sample(3)
+
+
 def test_a_handful_of_cells_trains_without_validation():
     adata = make_adata(n_obs=6)
     model = train_tiny(adata, max_epochs=2)
@@ -521,10 +551,11 @@ def test_masks_of_training_are_unselective_or_take_low_or_high_counts():
     assert abs(middle.mean() - 2 / 3) < 5 * (1 / 18) ** 0.5 / len(middle) ** 0.5
 
 
-def test_training_on_every_cell_needs_no_validation(masked):
+@pytest.mark.parametrize("sizes", [{"train_size": 1.0}, {"train_size": 0.5, "validation_size": 0.0}])
+def test_training_needs_no_validation(masked, sizes):
     scvi.settings.seed = 0
     model = CountsDiffSC(masked, **TINY)
-    model.train(1, accelerator="cpu", train_size=1.0, **QUIET)
+    model.train(1, accelerator="cpu", early_stopping=True, **sizes, **QUIET)
     assert "validation_loss" not in model.history
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import nbinom
 
-from ._metrics import MEAN_FLOOR, check_same_shape
+from ._metrics import MEAN_FLOOR, check_same_shape, paired
 
 
 def randomised_pit(truth: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -24,7 +24,7 @@ def randomised_pit(truth: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, 
     -------
     Values in [0, 1], same shape as ``truth``.
     """
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     mean = np.maximum(mean, MEAN_FLOOR)
     prob = dispersion / (dispersion + mean)
     below = nbinom.cdf(truth - 1, dispersion, prob)

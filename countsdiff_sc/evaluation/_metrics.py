@@ -25,50 +25,56 @@ def check_same_shape(truth: np.ndarray, other: np.ndarray, name: str = "mean") -
         raise ValueError(msg)
 
 
+def paired(truth: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both in double precision, after checking that they have one shape: differences of unsigned counts wrap around."""
+    check_same_shape(truth, mean)
+    return np.asarray(truth, dtype=np.float64), np.asarray(mean, dtype=np.float64)
+
+
 def poisson_deviance(truth: np.ndarray, mean: np.ndarray) -> float:
     r"""Mean Poisson deviance :math:`2 (x \log(x / \mu) - x + \mu)`, in nats; 0 for a perfect prediction.
 
     A strictly proper score for means of counts: only the true conditional mean minimises its expectation.
     """
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     mean = np.maximum(mean, MEAN_FLOOR)
     return float(2.0 * np.mean(xlogy(truth, truth / mean) - truth + mean))
 
 
 def rmse(truth: np.ndarray, mean: np.ndarray) -> float:
     """Root mean squared error (molecules); a few abundant genes decide it."""
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     return float(np.sqrt(np.mean(np.square(truth - mean))))
 
 
 def rmse_log1p(truth: np.ndarray, mean: np.ndarray) -> float:
     """Root mean squared error of ``log1p``, the scale of most downstream work."""
-    return rmse(np.log1p(truth), np.log1p(mean))
+    return rmse(*map(np.log1p, paired(truth, mean)))
 
 
 def mae(truth: np.ndarray, mean: np.ndarray) -> float:
     """Mean absolute error (molecules); the median, not the mean, minimises it."""
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     return float(np.mean(np.abs(truth - mean)))
 
 
 def bias(truth: np.ndarray, mean: np.ndarray) -> float:
     """Mean of prediction minus truth (molecules)."""
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     return float(np.mean(mean - truth))
 
 
 def r2(truth: np.ndarray, mean: np.ndarray) -> float:
     """Fraction of the variance of the truth that is explained; negative when worse than its mean, NaN without variance."""
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     variance = np.var(truth)
     return float(1.0 - np.mean(np.square(truth - mean)) / variance) if variance > 0 else float("nan")
 
 
 def pearson(truth: np.ndarray, mean: np.ndarray) -> float:
     """Pearson correlation over all hidden entries, of ``log1p``; NaN where either is constant."""
-    check_same_shape(truth, mean)
-    return float(group_correlations(np.log1p(truth), np.log1p(mean), np.zeros(len(truth), dtype=int))[0])
+    logs = map(np.log1p, paired(truth, mean))
+    return float(group_correlations(*logs, np.zeros(len(truth), dtype=int))[0])
 
 
 def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray, *, ranks: bool = False) -> float:
@@ -90,9 +96,10 @@ def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray,
     -------
     Mean over the groups in which both vary; NaN if there is none.
     """
-    check_same_shape(truth, mean)
     check_same_shape(truth, groups, "groups")
-    x, y = (truth, mean) if ranks else (np.log1p(truth), np.log1p(mean))
+    x, y = paired(truth, mean)
+    if not ranks:
+        x, y = np.log1p(x), np.log1p(y)
     each = group_correlations(x, y, groups, ranks=ranks)
     each = each[~np.isnan(each)]
     return float(each.mean()) if len(each) else float("nan")
@@ -100,6 +107,6 @@ def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray,
 
 def negative_binomial_log_score(truth: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> float:
     """Mean of ``-log P(truth)`` (nats) under negative binomials of these means and inverse dispersions."""
-    check_same_shape(truth, mean)
+    truth, mean = paired(truth, mean)
     mean = np.maximum(mean, MEAN_FLOOR)
     return float(-np.mean(nbinom.logpmf(truth, dispersion, dispersion / (dispersion + mean))))

@@ -58,7 +58,7 @@ def filled_by_draws(
 
     Yields
     ------
-    Tensors, or CSR of integers where a compiled loop makes them at once.
+    Tensors, or CSR where a compiled loop makes them at once.
 
     Raises
     ------
@@ -78,7 +78,6 @@ def filled_by_draws(
             own = torch.Generator().manual_seed(int(seed))
             matrix.data[pending] = _gamma_poisson(*_finite(mean, dispersion, rows, columns), own).numpy()
             matrix.eliminate_zeros()
-        matrix.data = matrix.data.astype(kernels.COUNT_TYPE)
         yield matrix
 
 

@@ -33,6 +33,18 @@ def test_agreement_with_scikit_learn():
     assert evaluation.pearson(TRUTH, MEAN) == pytest.approx(stats.pearsonr(np.log1p(TRUTH), np.log1p(MEAN))[0])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("metric", OF_MEANS)
+def test_counts_of_any_type_have_the_same_score(metric, dtype):
+    """Differences of unsigned numbers wrap around, squares of integers overflow, logarithms of bytes have half precision."""
+    truth, mean = (
+        np.concatenate([counts, [largest]]) for counts, largest in ((TRUTH, 250.0), (RNG.poisson(2.0, 600), 1.0))
+    )
+    scale = 1.0 if dtype == np.uint8 else 240.0  # up to 60,000
+    expected = metric(scale * truth, scale * mean)
+    assert metric((scale * truth).astype(dtype), (scale * mean).astype(dtype)) == pytest.approx(expected)
+
+
 def test_what_does_not_vary_explains_nothing():
     constant = np.ones(600)
     assert np.isnan(evaluation.pearson(TRUTH, constant))
