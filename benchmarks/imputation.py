@@ -49,7 +49,9 @@ BASELINES = {
     "gene mean x depth": [evaluation.gene_mean_x_depth],
     "label mean x depth": [evaluation.label_mean_x_depth],
     "nearest neighbours": [partial(evaluation.nearest_neighbours, n_neighbours=k) for k in (20, 50, 100)],
-    "low rank": [partial(evaluation.low_rank, rank=rank) for rank in (4, 8, 16, 32)],
+    "low rank": [
+        partial(evaluation.low_rank, rank=rank, prior=prior) for rank in (4, 8, 16, 32) for prior in (0.5, 2.0)
+    ],
     "MAGIC": [
         partial(evaluation.magic, knn=knn, t=t, background=background)
         for knn, t, background in ((5, 1, 0.0), (5, 3, 0.0), (5, 3, 0.1), (15, 3, 0.1), (15, 6, 0.1))

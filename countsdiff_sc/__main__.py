@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import anndata
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.n_samples < 1:
         parser.error("--n-samples must be at least 1")
+    if not 0 <= arguments.seed < 2**32:
+        parser.error("--seed must be at least 0 and below 2^32")
     if arguments.n_samples > 1 and arguments.estimate != "sample":
         parser.error("--n-samples above 1 needs --estimate sample")
     try:
@@ -63,24 +66,36 @@ def _impute(arguments: argparse.Namespace) -> None:
     (matrix,) = _registration.count_matrices(adata, setup)
     for name in names:
         _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
-    holdout = evaluation.hold_out(adata, fit, **setup, fraction=HIDDEN_FRACTION, seed=arguments.seed)
+    with redirect_stdout(sys.stderr):  # where scvi-tools' progress bars belong
+        holdout = evaluation.hold_out(adata, fit, **setup, fraction=HIDDEN_FRACTION, seed=arguments.seed)
     print(
         f"\nError on {len(holdout.truth):,} entries ({HIDDEN_FRACTION:.0%}) that were hidden in training; lower is better:\n"
     )
     print(holdout.table[SHOWN].round(4).to_string(), end="\n\n")
     # Gaps of the training data were made here, and zeros are what is asked for.
     warnings.filterwarnings("ignore", message="The new data have no NaN", category=UserWarning)
-    holdout.model.impute(
-        adata,
-        layer=arguments.output_layer,
-        estimate=arguments.estimate,
-        n_samples=arguments.n_samples,
-        seed=arguments.seed,
-    )
-    adata.write_h5ad(arguments.output)
+    with redirect_stdout(sys.stderr):
+        holdout.model.impute(
+            adata,
+            layer=arguments.output_layer,
+            estimate=arguments.estimate,
+            n_samples=arguments.n_samples,
+            seed=arguments.seed,
+        )
+    _write(adata, arguments.output)
     picture = arguments.output.with_suffix(".png")
     pl.report(holdout).savefig(picture, dpi=120)
     print(f"Wrote layers {names} to {arguments.output} and the picture {picture}.")
+
+
+def _write(adata: anndata.AnnData, target: Path) -> None:
+    """Write the file, or leave what is there as it is: a disk may be full."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        adata.write_h5ad(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check_files(arguments: argparse.Namespace) -> None:

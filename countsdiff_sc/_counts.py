@@ -67,7 +67,7 @@ def row_blocks(matrix, block_size: int = BLOCK_SIZE) -> Iterator[tuple[int, np.n
 
 def stored_values(rows: np.ndarray | sparse.csr_matrix) -> np.ndarray:
     """The explicitly stored values: all of a dense block, the non-zeros of a sparse one."""
-    return rows.data if sparse.issparse(rows) else rows
+    return rows.data if sparse.issparse(rows) else np.asarray(rows)
 
 
 def dense(rows) -> np.ndarray:

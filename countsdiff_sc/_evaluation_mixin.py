@@ -11,6 +11,7 @@ from anndata import AnnData
 from torch import nn
 
 from countsdiff_sc import _validation, evaluation
+from countsdiff_sc.evaluation._quiet import forgetful
 from countsdiff_sc.evaluation._registry import FAST_BASELINES
 
 #: Name of the row of a model that is not given the labels.
@@ -90,13 +91,12 @@ class EvaluationMixin:
         tables = []
         for each in seeds:
             shared = {**columns, **mask, "n_samples": n_samples, "seed": each}
-            found = [evaluation.hold_out(adata, fit, baselines=baselines, **shared)]
-            if columns["labels_key"] is not None:
-                unlabelled = partial(fit, labels_key=None)
-                found.append(evaluation.hold_out(adata, unlabelled, baselines=(), name=NO_LABELS_NAME, **shared))
+            with forgetful(type(self)):
+                found = [evaluation.hold_out(adata, fit, baselines=baselines, **shared)]
+                if columns["labels_key"] is not None:
+                    unlabelled = partial(fit, labels_key=None)
+                    found.append(evaluation.hold_out(adata, unlabelled, baselines=(), name=NO_LABELS_NAME, **shared))
             table = pd.concat([holdout.table for holdout in found]).reset_index()
-            for holdout in found:  # or copies of the data live as long as the class
-                holdout.model.deregister_manager(holdout.model.adata)
             tables.append(pd.concat([pd.DataFrame({**mask, "seed": each}, index=table.index), table], axis=1))
         return pd.concat(tables, ignore_index=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
@@ -13,7 +12,7 @@ from scipy.stats import nbinom
 from torch import Tensor
 
 from countsdiff_sc._module import CountsDiffModule, as_numbers
-from countsdiff_sc._request import ImputationRequest
+from countsdiff_sc._request import ImputationRequest, rank_of_quantile
 from countsdiff_sc._rows import Rows, as_counts
 from countsdiff_sc._side_by_side import side_by_side
 from countsdiff_sc._validation import check_finite_values
@@ -176,8 +175,7 @@ def _fill_from_draws(
     else:
         ordered = torch.stack([draw()[missing] for _ in range(request.n_draws)]).sort(dim=0).values
         for level in request.levels:
-            # The least draw that so large a share of the draws does not exceed.
-            yield x.masked_scatter(missing, ordered[math.ceil(level * request.n_draws) - 1])
+            yield x.masked_scatter(missing, ordered[rank_of_quantile(level, request.n_draws) - 1])
 
 
 def impute_cells(

@@ -73,7 +73,7 @@ class ImputationMixin(InferenceMixin):
             but a single draw has about 1.4 times the error of the mean).
         n_samples
             Number of draws for ``"sample"``. Where a mean, median or quantile has no closed form (``n_steps`` above 1, ``"remask"``,
-            or for a median other ``births``), the draws it is formed from; 1 then means 1 for a mean and 25 for the others.
+            or for a median other ``births``), the draws it is formed from; 1 then means 1 for a mean and 39 for the others.
         n_steps
             Transitions of the sampler, by default 1 (exact marginals), 20 for ``"remask"``. Each is a network pass.
         guidance_scale
@@ -148,16 +148,19 @@ class ImputationMixin(InferenceMixin):
             "versions": _writing.versions(),
         }
         subset = None if np.array_equal(rows, np.arange(data.n_obs)) else rows
-        if len(names) > 1:
-            for matrix in matrices:
-                _writing.remove_stale_draws(matrix, layer, names)
+        layers = []  # all of them are made before the first is written
         for name, values in zip(names, outputs, strict=True):
             offset = 0
             for matrix, found in zip(matrices, about, strict=True):
                 n_vars = matrix.adata.n_vars
                 part = values if len(matrices) == 1 else values[:, offset : offset + n_vars]
-                _writing.write_layer(matrix, name, part, subset, {**record, **found})
+                layers.append((matrix, name, _writing.of_all_cells(matrix, name, part, subset), {**record, **found}))
                 offset += n_vars
+        for each in layers:
+            _writing.write_layer(*each)
+        if len(names) > 1:
+            for matrix in matrices:
+                _writing.remove_stale_draws(matrix, layer, names)
 
     def get_imputed_counts(
         self,

@@ -18,12 +18,23 @@ from countsdiff_sc.process._selection import MAX_STRENGTH
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
-#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1.
-_N_DRAWS = 25
+#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1. Of 39 the second and the last
+#: but one bound 90%, the first and the last 95%, and there is one in the middle.
+_N_DRAWS = 39
 #: Transitions of the remasking sampler, which needs several to bring the observed entries in.
 _REMASK_STEPS = 20
 #: Arguments that only the remasking sampler has, and their defaults.
 _REMASK_ONLY = {"n_resample": 1, "resample_window": 1, "known_path": "fresh"}
+
+
+def rank_of_quantile(level: float, n_draws: int) -> int:
+    """Which of the sorted draws, counted from 1, bounds so large a share of what they are exchangeable with.
+
+    That is at most the ``k``-th of ``n`` draws with probability ``k / (n + 1)``; where no ``k`` is right the interval between two
+    quantiles is rather too wide.
+    """
+    place = round(level * (n_draws + 1), 9)  # 0.07 x 100 is above 7
+    return math.floor(place) if level < 0.5 else math.ceil(place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +151,12 @@ class ImputationRequest(SamplingRequest):
     def _check_levels(self) -> None:
         if self.levels is None or self.is_closed_form:
             return
-        beyond = [level for level in self.levels if not 1.0 / self.n_draws <= level <= 1.0 - 1.0 / self.n_draws]
+        beyond = [level for level in self.levels if not 1 <= rank_of_quantile(level, self.n_draws) <= self.n_draws]
         if beyond:
+            needed = math.ceil(round(1.0 / min(beyond[0], 1.0 - beyond[0]), 6)) - 1
             msg = (
                 f"The quantile {beyond[0]:g} was asked for, of {self.n_draws} draws. Where there is no closed form, levels must be "
-                f"between 1 / {self.n_draws} and 1 - 1 / {self.n_draws}. Pass n_samples of at least "
-                f"{math.ceil(1.0 / min(beyond[0], 1.0 - beyond[0]))}."
+                f"between 1 / {self.n_draws + 1} and 1 - 1 / {self.n_draws + 1}. Pass n_samples of at least {needed}."
             )
             raise ValueError(msg)
 

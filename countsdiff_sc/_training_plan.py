@@ -9,9 +9,12 @@ import lightning.pytorch as pl
 import torch
 
 from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
+from countsdiff_sc._validation import check_number
 
 #: Decay of AdamW's averages. A run has some hundreds of steps, and 0.999 for the squares would average all of them.
 BETAS = (0.9, 0.95)
+#: Least fraction of the steps in which the learning rate rises: the schedule needs a step to rise in.
+MIN_WARMUP_FRACTION = 1e-3
 #: Largest gradient norm by default: so low that practically every step reaches it.
 MAX_GRADIENT = 0.03
 #: Learning rates of some parameters, by the end of their names, relative to that of the others. The dispersion of all genes has a
@@ -35,7 +38,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
     weight_decay
         AdamW's decay of matrices; biases are not decayed.
     warmup_fraction
-        Fraction of the steps in which the learning rate rises.
+        Fraction of the steps in which the learning rate rises, at least 0.001.
     """
 
     def __init__(
@@ -47,6 +50,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         warmup_fraction: float = 0.1,
     ):
         super().__init__()
+        check_number("lr", lr, low=0)
+        check_number("weight_decay", weight_decay, low=0)
+        check_number("warmup_fraction", warmup_fraction, low=MIN_WARMUP_FRACTION, high=1)
         self.module = module
         self.lr, self.weight_decay, self.warmup_fraction = lr, weight_decay, warmup_fraction
         self.n_obs_training = self.n_obs_validation = None  # set by scvi's TrainRunner

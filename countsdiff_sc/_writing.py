@@ -47,28 +47,31 @@ def remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) ->
         matrix.adata.layers.pop(name, None)
 
 
-def write_layer(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None, record: Mapping[str, object]) -> None:
-    """Write one imputed matrix and its record.
+def of_all_cells(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None):
+    """An imputed layer, for which some cells were imputed or all.
 
     Parameters
     ----------
     matrix
         Where the counts came from.
     layer
-        Name of the layer to write.
+        Name of the layer that is going to be written.
     values
         Imputed rows, dense or CSR.
     rows
         Cells that ``values`` holds, or None for all; others keep what an earlier imputation put into the layer, if it was of the same
         kind, else their counts.
-    record
-        Stored in ``uns``.
     """
-    if rows is not None:
-        earlier = matrix.adata.layers.get(layer)
-        # Counts are sparse and means are not.
-        is_alike = earlier is not None and sparse.issparse(earlier) == sparse.issparse(values)
-        values = _insert_rows(earlier if is_alike else matrix.values, values, rows)
+    if rows is None:
+        return values
+    earlier = matrix.adata.layers.get(layer)
+    # Counts are sparse and means are not.
+    is_alike = earlier is not None and sparse.issparse(earlier) == sparse.issparse(values)
+    return _insert_rows(earlier if is_alike else matrix.values, values, rows)
+
+
+def write_layer(matrix: CountMatrix, layer: str, values, record: Mapping[str, object]) -> None:
+    """Write one imputed layer, of all cells, and its record into ``uns``."""
     matrix.adata.layers[layer] = values
     records = dict(matrix.adata.uns.get(UNS_KEY, {}))
     records[layer] = {key: value for key, value in record.items() if value is not None}

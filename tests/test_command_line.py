@@ -18,6 +18,7 @@ def test_imputes_a_file(tmp_path, capsys):
         np.testing.assert_array_equal(out.layers[name].toarray()[counts > 0], counts[counts > 0])
     assert (tmp_path / "out.png").stat().st_size > 0
     printed = capsys.readouterr().out
+    assert "it/s" not in printed  # progress goes to the other stream
     for row in ("zeros", "gene mean x depth", "label mean x depth", "CountsDiffSC"):
         assert row in printed
 
@@ -53,6 +54,28 @@ def test_mistakes_end_with_a_message_and_no_file(tmp_path, capsys, arguments, me
     assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, capsys):
+    make_adata().write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "out.h5ad").write_text("an earlier result")
+
+    def full(adata, path):
+        path.write_text("half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), "--epochs", "1"]) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert (tmp_path / "out.h5ad").read_text() == "an earlier result"
+    assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_seeds_are_those_that_scvi_tools_takes(seed, capsys):
+    with pytest.raises(SystemExit):
+        main(["impute", "--seed", seed])
+    assert "--seed must be at least 0" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there(tmp_path, capsys):

@@ -5,10 +5,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
+from exact import exact_model
 from helpers import QUIET, make_adata, make_counts, train_tiny
 from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC, _inference_mixin, process
+from countsdiff_sc import CountsDiffSC, _inference_mixin, _writing, process
+from countsdiff_sc._request import rank_of_quantile
 
 
 def to_dense(matrix):
@@ -247,8 +250,20 @@ def test_quantiles_of_draws_are_those_of_the_law_they_come_from(masked_model, ob
         assert np.mean(found == exact) > 0.8
 
 
+@pytest.mark.parametrize("n_draws", [19, 39, 99, 100, 399])
+def test_draws_bound_the_share_that_is_asked_for(n_draws):
+    """A count is at most the k-th of n draws that it is exchangeable with, and differs from, with probability k / (n + 1)."""
+    for percent in range(6, 50):
+        low, high = (rank_of_quantile(level, n_draws) for level in (percent / 100, 1 - percent / 100))
+        assert low + high == n_draws + 1  # symmetric
+        share = (high - low) / (n_draws + 1)
+        assert -1e-12 < share - (1 - percent / 50) < 2 / (n_draws + 1)
+        if percent * (n_draws + 1) % 100 == 0:
+            assert share == pytest.approx(1 - percent / 50)
+
+
 def test_levels_that_draws_do_not_resolve(masked_model):
-    with pytest.raises(ValueError, match="quantile 0.999 was asked for, of 25 draws.*n_samples of at least 1000"):
+    with pytest.raises(ValueError, match="quantile 0.999 was asked for, of 39 draws.*n_samples of at least 999"):
         masked_model.get_imputed_counts(quantiles=(0.5, 0.999), n_steps=2)
     assert len(masked_model.get_imputed_counts(quantiles=(0.5, 0.999))) == 2  # in closed form
 
@@ -399,6 +414,37 @@ def test_fewer_draws_leave_none_of_an_earlier_run(masked_model, masked):
     layers = sorted(name for name in masked.layers if name.startswith("imputed"))
     assert layers == ["imputed_0", "imputed_1", "imputed_5", "imputed_7"]
     assert sorted(masked.uns["countsdiff_sc"]) == ["imputed_0", "imputed_1", "imputed_5"]
+
+
+def test_all_draws_are_written_or_none(masked_model, masked, monkeypatch):
+    masked_model.impute(estimate="sample", n_samples=3, seed=0)
+    before = {name: masked.layers[name].copy() for name in masked.layers}
+    merge, n_merged = _writing._insert_rows, []
+
+    def fails_at_the_second(*arguments):
+        n_merged.append(1)
+        if len(n_merged) == 2:
+            raise MemoryError
+        return merge(*arguments)
+
+    monkeypatch.setattr(_writing, "_insert_rows", fails_at_the_second)
+    with pytest.raises(MemoryError):
+        masked_model.impute(estimate="sample", n_samples=2, indices=[3, 5], seed=1)
+    assert list(masked.layers) == list(before)
+    assert masked.uns["countsdiff_sc"]["imputed_0"]["seed"] == 0
+    for name, values in before.items():
+        np.testing.assert_array_equal(to_dense(masked.layers[name]), to_dense(values))
+
+
+def test_a_draw_that_no_count_can_be_is_refused():
+    """Means are within 2^24, and draws of a law so wide are not; as integers they would be negative."""
+    model, gap = exact_model([1.5e7] * 50, 0.01), np.full((5, 50), np.nan, dtype=np.float32)
+    gap[:, 0] = 1
+    with pytest.raises(ValueError, match=r"draws are not finite, or above 2\^24"):
+        model.get_imputed_counts(AnnData(gap), estimate="sample", selection=0.0, seed=0)
+    few = exact_model([3.0] * 50, 1.0)
+    for drawn in few.get_imputed_counts(AnnData(gap), estimate="sample", n_samples=2, selection=0.0, seed=0):
+        assert drawn.dtype == np.int32
 
 
 def test_an_interrupted_training_does_not_change_how_imputation_works(masked_model):

@@ -97,8 +97,12 @@ def check_indices(indices, n_obs: int) -> np.ndarray:
 def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool) -> None:
     """Raise ``ValueError`` if writing ``layer`` would destroy the input or somebody else's layer."""
     holder = matrix.location.rsplit(".", 1)[0]
-    if not isinstance(layer, str) or not layer or "/" in layer:
-        msg = f"layer={layer!r} cannot name a layer. It must be a string without '/'. Pass for example layer='imputed'."
+    # "X" names generated counts in the records.
+    if not isinstance(layer, str) or layer in {"", "X"} or "/" in layer:
+        msg = (
+            f"layer={layer!r} cannot name a layer. It must be a string without '/', and not 'X'. Pass for example "
+            "layer='imputed'."
+        )
     elif layer in {matrix.layer, matrix.mask_layer}:
         msg = (
             f"layer={layer!r} is the layer the model reads. impute writes its result there and never overwrites its "

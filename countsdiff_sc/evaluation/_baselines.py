@@ -14,8 +14,8 @@ from sklearn.neighbors import NearestNeighbors
 LABEL_PRIOR = 1.0
 #: Weight, in cells of average depth, of the overall profile in the profile of a neighbourhood.
 NEIGHBOUR_PRIOR = 2.0
-#: Prior molecules on a factor's weight in a cell, and on a gene in a factor.
-LOW_RANK_PRIOR_CELLS, LOW_RANK_PRIOR_GENES = 0.5, 3.0
+#: Prior molecules of a gene in a factor of low rank.
+GENE_PRIOR = 3.0
 
 
 def zeros(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -84,12 +84,14 @@ def low_rank(
     labels: np.ndarray | None = None,
     *,
     rank: int = 8,
+    prior: float = 0.5,
     n_rounds: int = 100,
     seed: int = 0,
 ) -> np.ndarray:
-    r"""Poisson factorisation :math:`d_i \mu_g \sum_k w_{ik} h_{kg}` of the observed entries, with Gamma priors of mean 1 on ``h``.
+    r"""Poisson factorisation :math:`d_i \mu_g \sum_k w_{ik} h_{kg}` of the observed entries.
 
-    Fitted by the expectation-maximisation (multiplicative) updates of the posterior mode (Lee & Seung 1999; Cemgil 2009).
+    Gamma priors have modes :math:`w_{ik} = 1/K` and :math:`h_{kg} = 1`, which make a cell a scaled mean profile. Fitted by the
+    expectation-maximisation (multiplicative) updates of the posterior mode (Lee & Seung 1999; Cemgil 2009).
 
     Parameters
     ----------
@@ -99,6 +101,8 @@ def low_rank(
         Not used.
     rank
         Number of factors.
+    prior
+        Prior molecules of each factor in a cell; more of them suit cells of which little is visible.
     n_rounds
         Rounds of updates.
     seed
@@ -116,8 +120,9 @@ def low_rank(
         return visible / np.maximum(cells @ genes, 1e-9)
 
     for _ in range(n_rounds):
-        cells *= (ratio() @ genes.T + LOW_RANK_PRIOR_CELLS) / (exposure @ genes.T + LOW_RANK_PRIOR_CELLS * rank)
-        genes = (genes * (cells.T @ ratio()) + LOW_RANK_PRIOR_GENES) / (cells.T @ exposure + LOW_RANK_PRIOR_GENES)
+        # What is visible, shared out over the factors, with the molecules of the prior beside it.
+        cells = (cells * (ratio() @ genes.T) + prior) / (exposure @ genes.T + prior * rank)
+        genes = (genes * (cells.T @ ratio()) + GENE_PRIOR) / (cells.T @ exposure + GENE_PRIOR)
     return expected * (cells @ genes)
 
 

@@ -9,9 +9,11 @@ says nothing about the others.
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 from scipy.special import expit
 from scipy.stats import rankdata
+
+from countsdiff_sc._counts import dense, stored_values
+from countsdiff_sc._validation import check_number
 
 #: Log odds between the highest and the lowest value of what drives a mechanism.
 STRENGTH = 4.0
@@ -25,14 +27,14 @@ def mcar(counts, fraction: float, *, seed: int) -> np.ndarray:
     Parameters
     ----------
     counts
-        Counts, cells x genes, dense or sparse; here only their shape matters.
+        Counts, cells x genes, dense or sparse; here it matters only which of them are NaN.
     fraction
         Probability with which an entry is hidden, in [0, 1].
     seed
         Seed of the mask.
     """
-    _check_fraction(fraction)
-    return np.random.default_rng(seed).random(counts.shape, dtype=np.float32) >= fraction
+    check_number("fraction", fraction, low=0, high=1)
+    return (np.random.default_rng(seed).random(counts.shape, dtype=np.float32) >= fraction) & _known(counts)
 
 
 def mar(counts, fraction: float, *, seed: int) -> np.ndarray:
@@ -50,18 +52,19 @@ def mar(counts, fraction: float, *, seed: int) -> np.ndarray:
     seed
         Seed of the mask.
     """
-    _check_fraction(fraction)
+    check_number("fraction", fraction, low=0, high=1)
     rng = np.random.default_rng(seed)
     n_obs, n_genes = counts.shape
     driver = rng.permutation(n_genes) < max(1, round(DRIVER_FRACTION * n_genes))
-    counts = np.asarray(_dense(counts), dtype=np.float64)
+    counts = np.asarray(dense(counts), dtype=np.float64)
     known = ~np.isnan(counts)
     of_drivers, known_drivers = np.where(known, counts, 0.0)[:, driver], known[:, driver]
     # Relative to what an average cell has in those that are known.
     average = of_drivers.sum(axis=0) / np.maximum(known_drivers.sum(axis=0), 1)
     expected = known_drivers @ average
     depth = np.divide(of_drivers.sum(axis=1), expected, out=np.ones(n_obs), where=expected > 0)
-    hidden_prob = _calibrated(-_quantile(depth[:, None]), fraction)
+    # A cell of which more is known has more to lose.
+    hidden_prob = _calibrated(-_quantile(depth[:, None]), fraction, weight=known[:, ~driver].sum(axis=1, keepdims=True))
     return ((rng.random((n_obs, n_genes), dtype=np.float32) >= hidden_prob) | driver) & known
 
 
@@ -97,16 +100,16 @@ def panel(counts, fraction: float, *, seed: int) -> np.ndarray:
     Parameters
     ----------
     counts
-        Counts, cells x genes, dense or sparse; here only their shape matters.
+        Counts, cells x genes, dense or sparse; here it matters only which of them are NaN.
     fraction
         Fraction of the genes that is hidden, in [0, 1], rounded to whole genes.
     seed
         Seed of the mask.
     """
-    _check_fraction(fraction)
+    check_number("fraction", fraction, low=0, high=1)
     n_obs, n_genes = counts.shape
     kept = np.random.default_rng(seed).permutation(n_genes) >= round(fraction * n_genes)
-    return np.tile(kept, (n_obs, 1))
+    return np.tile(kept, (n_obs, 1)) & _known(counts)
 
 
 def modality(counts, fraction: float, *, columns: np.ndarray, seed: int) -> np.ndarray:
@@ -115,7 +118,7 @@ def modality(counts, fraction: float, *, columns: np.ndarray, seed: int) -> np.n
     Parameters
     ----------
     counts
-        Counts, cells x features of all modalities, dense or sparse; here only their shape matters.
+        Counts, cells x features of all modalities, dense or sparse; here it matters only which of them are NaN.
     fraction
         Probability with which a cell loses the modality, in [0, 1].
     columns
@@ -123,8 +126,8 @@ def modality(counts, fraction: float, *, columns: np.ndarray, seed: int) -> np.n
     seed
         Seed of the mask.
     """
-    _check_fraction(fraction)
-    observed = np.ones(counts.shape, dtype=bool)
+    check_number("fraction", fraction, low=0, high=1)
+    observed = np.ones(counts.shape, dtype=bool) & _known(counts)
     without = np.random.default_rng(seed).random(counts.shape[0]) < fraction
     observed[np.ix_(without, np.arange(counts.shape[1])[columns])] = False
     return observed
@@ -146,7 +149,7 @@ def valid_entries(counts, labels: np.ndarray) -> np.ndarray:
     -------
     Booleans, cells x genes, True for valid entries.
     """
-    positive = _dense(counts) > 0
+    positive = dense(counts) > 0
     valid = positive.copy()
     labels = np.asarray(labels)
     for label in np.unique(labels):
@@ -169,17 +172,21 @@ def split_molecules(counts, fraction: float, *, seed: int) -> tuple[np.ndarray, 
 
     Returns
     -------
-    Kept and held-out counts; they add up to ``counts``.
+    Kept and held-out counts; they add up to ``counts``, and are NaN where that is.
     """
-    _check_fraction(fraction)
-    whole = _dense(counts)
-    held_out = np.random.default_rng(seed).binomial(whole.astype(np.int64), fraction).astype(whole.dtype)
+    check_number("fraction", fraction, low=0, high=1)
+    whole = dense(counts)
+    known = ~np.isnan(whole)
+    molecules = np.where(known, whole, 0).astype(np.int64)
+    held_out = np.random.default_rng(seed).binomial(molecules, fraction).astype(whole.dtype)
+    if not known.all():
+        held_out[~known] = np.nan
     return whole - held_out, held_out
 
 
 def _mnar(counts, fraction: float, seed: int, *, direction: float) -> np.ndarray:
-    _check_fraction(fraction)
-    hidden_prob = _calibrated(direction * _quantile(_dense(counts)), fraction)
+    check_number("fraction", fraction, low=0, high=1)
+    hidden_prob = _calibrated(direction * _quantile(dense(counts)), fraction)
     return np.random.default_rng(seed).random(counts.shape) >= hidden_prob  # False where that is NaN
 
 
@@ -189,33 +196,28 @@ def _quantile(values: np.ndarray) -> np.ndarray:
     return (ranks - 0.5) / np.maximum((~np.isnan(values)).sum(axis=0), 1)
 
 
-def _calibrated(score: np.ndarray, fraction: float) -> np.ndarray:
+def _calibrated(score: np.ndarray, fraction: float, *, weight: np.ndarray | None = None) -> np.ndarray:
     """Probabilities increasing in ``score`` (spread 1) whose mean in each column is ``fraction``: a shifted logistic.
 
-    Over scores that are not NaN, where the probability is NaN too.
+    Over scores that are not NaN, where the probability is NaN too, each of the same weight or of its own.
     """
     known = ~np.isnan(score)
     if fraction in (0.0, 1.0):
         return np.where(known, fraction, np.nan)
-    n_known, score_or_zero = np.maximum(known.sum(axis=0), 1), np.where(known, score, 0.0)
+    weight = known if weight is None else known * weight
+    total, score_or_zero = np.maximum(weight.sum(axis=0), 1), np.where(known, score, 0.0)
     low = np.full((1, score.shape[1]), -40.0)
     high = -low
     for _ in range(60):  # bisection, all columns at once
         middle = (low + high) / 2.0
-        too_few = (expit(STRENGTH * score_or_zero + middle) * known).sum(axis=0, keepdims=True) < fraction * n_known
+        too_few = (expit(STRENGTH * score_or_zero + middle) * weight).sum(axis=0, keepdims=True) < fraction * total
         low, high = np.where(too_few, middle, low), np.where(too_few, high, middle)
     return expit(STRENGTH * score + (low + high) / 2.0)
 
 
-def _dense(counts) -> np.ndarray:
-    return counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
-
-
-def _check_fraction(fraction: float) -> None:
-    if 0.0 <= fraction <= 1.0:
-        return
-    msg = f"fraction={fraction} is not a probability. It must lie in [0, 1]. Pass 0.5 to hide half."
-    raise ValueError(msg)
+def _known(counts) -> np.ndarray | bool:
+    """Where counts are not NaN; True if all are."""
+    return ~np.isnan(dense(counts)) if np.isnan(stored_values(counts)).any() else True
 
 
 #: Mechanisms that need nothing but counts and a fraction, by name.

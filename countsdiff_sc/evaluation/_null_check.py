@@ -15,6 +15,7 @@ from countsdiff_sc._validation import check_number
 
 from ._holdout import check_hidden, dense_counts, get_labels, with_gaps
 from ._masks import mcar
+from ._quiet import forgetful
 
 #: A gene is eligible if it is seen in this fraction of the cells: of rarer ones no correlation can be told.
 MIN_DETECTED = 0.05
@@ -127,11 +128,12 @@ def null_check(
     hidden = known & ~mcar(permuted, fraction, seed=seed)
     check_hidden(fraction, hidden, known)
     copy = with_gaps(adata, columns["layer"], permuted, hidden)
-    imputer = fit(copy)
-    imputed = {
-        "mean": imputer.get_imputed_counts(copy),
-        "sample": imputer.get_imputed_counts(copy, estimate="sample", seed=seed).toarray(),
-    }
+    with forgetful(type(model)):
+        imputer = fit(copy)
+        imputed = {
+            "mean": imputer.get_imputed_counts(copy),
+            "sample": imputer.get_imputed_counts(copy, estimate="sample", seed=seed).toarray(),
+        }
     imputed = {name: values[:, genes] for name, values in imputed.items()}
     others = np.setdiff1d(np.arange(counts.shape[1]), genes)
     scores = _scores(np.where(known, counts, 0.0)[:, others], labels)

@@ -1,14 +1,15 @@
-"""scvi-tools without its reports, and without a trace in anyone's random states."""
+"""scvi-tools without its reports, and without a trace in anyone's random states or memory."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import scvi
 from lightning.pytorch.utilities.seed import isolate_rng
+from scvi.model.base import BaseModelClass
 
 
 @contextmanager
@@ -25,6 +26,25 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def forgetful(model_class: type[BaseModelClass]) -> Iterator[None]:
+    """Data that are registered meanwhile are not kept by the class, which otherwise has them as long as it lives itself."""
+    by_data, by_model = model_class._setup_adata_manager_store, model_class._per_instance_manager_store
+    known_data, known_models = set(by_data), {model: set(store) for model, store in by_model.items()}
+    try:
+        yield
+    finally:
+        _forget(by_data, known_data)
+        _forget(by_model, known_models)
+        for model, store in by_model.items():
+            _forget(store, known_models[model])
+
+
+def _forget(store: dict, known: Collection) -> None:
+    for key in set(store) - set(known):
+        del store[key]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from anndata import AnnData
 from lightning.pytorch.utilities.seed import isolate_rng
 from scipy import sparse
 
-from ._quiet import quiet, seeded
+from ._quiet import forgetful, quiet, seeded
 
 #: Cells of a minibatch.
 BATCH_SIZE = 128
@@ -72,7 +72,7 @@ class ScFID:
         _check_cells("train_counts", train_counts)
         self.n_genes = train_counts.shape[1]
         adata = AnnData(sparse.csr_matrix(train_counts, dtype=np.float32))
-        with quiet(), seeded(seed):
+        with quiet(), seeded(seed), forgetful(scvi.model.SCVI):
             scvi.model.SCVI.setup_anndata(adata)
             # Layer norm, unlike batch norm, takes a last minibatch of one cell.
             norms = {"use_batch_norm": "none", "use_layer_norm": "both"}
@@ -92,7 +92,7 @@ class ScFID:
     def encode(self, counts: np.ndarray | sparse.spmatrix) -> np.ndarray:
         """Means of the latent posteriors, shape ``(cells, n_latent)``, of counts (molecules), cells x genes."""
         _check_cells("counts", counts, self.n_genes)
-        with quiet(), isolate_rng():  # a data loader draws a seed, even in order
+        with quiet(), forgetful(scvi.model.SCVI), isolate_rng():  # a data loader draws a seed, even in order
             adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32))
             return self.model.get_latent_representation(adata, batch_size=BATCH_SIZE)
 

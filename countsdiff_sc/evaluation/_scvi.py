@@ -17,7 +17,7 @@ from countsdiff_sc._validation import check_number
 
 from ._baselines import _fit_rank_one
 from ._inputs import check_fitted, check_trainable, visible_counts
-from ._quiet import quiet, seeded
+from ._quiet import forgetful, quiet, seeded
 
 #: Cells whose posterior is found at once.
 BLOCK_SIZE = 512
@@ -79,7 +79,7 @@ class ScviImputer:
         self._shape = depth.mean() ** 2 / max(depth.var(), 1e-9)
         adata = AnnData(sparse.csr_matrix(visible[filled]))
         batch_size = next(size for size in itertools.count(128) if len(depth) % size != 1)  # for its batch norm
-        with quiet(), seeded(self.seed):
+        with quiet(), seeded(self.seed), forgetful(scvi.model.SCVI):
             scvi.model.SCVI.setup_anndata(adata)
             model = scvi.model.SCVI(adata, gene_likelihood=self.gene_likelihood, **self.model_kwargs)
             model.train(

@@ -30,12 +30,17 @@ def evaluation(table: pd.DataFrame, *, metrics: Sequence[str] = ("poisson_devian
     ------
     KeyError
         If ``table`` lacks one of them.
+    ValueError
+        If there are none.
 
     Examples
     --------
     >>> table = model.evaluate(seed=range(3))  # doctest: +SKIP
     >>> countsdiff_sc.pl.evaluation(table)  # doctest: +SKIP
     """
+    if not metrics:
+        msg = "metrics is empty. There is a panel for each. Pass the names of one column or several."
+        raise ValueError(msg)
     for name in ("mechanism", "fraction", "method", *metrics):
         if name not in table.columns:
             msg = (

@@ -56,10 +56,10 @@ def generated(real: AnnData, generated: AnnData, *, layer: str | None = None, se
         raise ValueError(msg)
     counts = {"real": real.X if layer is None else real.layers[layer], "generated": generated.X}
     counts = {name: sparse.csr_matrix(matrix) for name, matrix in counts.items()}
-    if (counts["real"].data != np.floor(counts["real"].data)).any():
+    if not (counts["real"].data == np.floor(counts["real"].data)).all():
         msg = (
-            f"real holds numbers that are not counts in {'X' if layer is None else f'layer {layer!r}'}. Generated cells are counts, to be "
-            "compared with such. Pass the layer with raw counts, layer=..."
+            f"real holds numbers that are not counts, or NaN, in {'X' if layer is None else f'layer {layer!r}'}. Generated cells are "
+            "complete counts, to be compared with such. Pass the layer with raw counts, layer=..."
         )
         raise ValueError(msg)
     figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")

@@ -9,6 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+#: Fewer hidden entries do not make a box.
+MIN_IN_BOX = 5
+
 
 def training_curve(model, *, ax: Axes | None = None) -> Axes:
     """Plot training and validation loss by epoch.
@@ -31,7 +34,7 @@ def training_curve(model, *, ax: Axes | None = None) -> Axes:
 
 
 def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes | None = None) -> Axes:
-    """Plot imputed means against the counts that were hidden, one box per true count.
+    """Plot imputed means against the counts that were hidden, one box per true count, or range of counts, of which there are 5.
 
     Parameters
     ----------
@@ -43,15 +46,15 @@ def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes |
         Axes to draw on; new ones by default.
     """
     ax = plt.subplots()[1] if ax is None else ax
-    edges = np.unique(np.floor(np.geomspace(1, max(truth.max(), 1) + 1, 14))).astype(int)
+    edges = np.unique(np.floor(np.geomspace(1, max(truth.max(initial=1), 1) + 1, 14))).astype(int)
     edges = np.concatenate([[0], edges])
     groups = [predicted[(truth >= low) & (truth < high)] for low, high in pairwise(edges)]
-    kept = [index for index, group in enumerate(groups) if len(group) >= 5]
+    kept = [index for index, group in enumerate(groups) if len(group) >= MIN_IN_BOX]
     labels = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
     positions = np.arange(len(kept))
-    ax.boxplot(
-        [groups[i] for i in kept], positions=positions, widths=0.6, showfliers=False, medianprops={"color": "C0"}
-    )
+    if kept:
+        boxes = [groups[index] for index in kept]
+        ax.boxplot(boxes, positions=positions, widths=0.6, showfliers=False, medianprops={"color": "C0"})
     middle = [truth[(truth >= edges[i]) & (truth < edges[i + 1])].mean() for i in kept]
     ax.plot(positions, middle, "_", color="C3", markersize=18, label="true mean of the group")
     ax.set_yscale("symlog", linthresh=1.0)

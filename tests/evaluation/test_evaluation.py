@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+import scvi
 from helpers import QUIET, TINY, make_adata, train_tiny
 from sklearn.metrics import mean_poisson_deviance
 
@@ -18,17 +19,17 @@ BASELINES = [
 
 
 def test_mcar_hides_the_stated_fraction():
-    mask = evaluation.mcar(np.empty((400, 500)), 0.3, seed=0)
+    mask = evaluation.mcar(np.zeros((400, 500)), 0.3, seed=0)
     assert mask.dtype == bool
     # 5 standard errors: false alarm below 1e-6
     assert abs((~mask).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / mask.size)
-    np.testing.assert_array_equal(mask, evaluation.mcar(np.empty((400, 500)), 0.3, seed=0))
-    assert (mask != evaluation.mcar(np.empty((400, 500)), 0.3, seed=1)).any()
+    np.testing.assert_array_equal(mask, evaluation.mcar(np.zeros((400, 500)), 0.3, seed=0))
+    assert (mask != evaluation.mcar(np.zeros((400, 500)), 0.3, seed=1)).any()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_mcar_at_the_ends(fraction):
-    assert (~evaluation.mcar(np.empty((20, 20)), fraction, seed=0)).mean() == fraction
+    assert (~evaluation.mcar(np.zeros((20, 20)), fraction, seed=0)).mean() == fraction
 
 
 def test_poisson_deviance_agrees_with_scikit_learn():
@@ -94,7 +95,7 @@ def test_hold_out_fits_without_the_hidden_entries_and_scores_on_them():
         return model
 
     holdout = evaluation.hold_out(adata, fit, labels_key="cell_type", fraction=0.2, seed=3)
-    hidden = ~evaluation.mcar(adata, 0.2, seed=3)
+    hidden = ~evaluation.mcar(adata.X, 0.2, seed=3)
     assert np.isnan(seen[0][hidden]).all()
     np.testing.assert_array_equal(seen[0][~hidden], before.toarray()[~hidden])
     np.testing.assert_array_equal(holdout.truth, before.toarray()[hidden])
@@ -130,6 +131,18 @@ def test_baselines_that_learn_beat_the_gene_mean_on_structured_cells(baseline):
     )
 
 
+@pytest.mark.parametrize("rank", [2, 8, 32])
+def test_low_rank_does_not_shrink_cells_of_which_little_is_visible(rank):
+    """The prior is a scaled mean profile: cells with few visible molecules have as many as are expected of them."""
+    rng = np.random.default_rng(0)
+    rate = rng.lognormal(0, 0.4, (300, 1)) * rng.gamma(0.3, 1.0, (4, 200))[rng.integers(0, 4, 300)]
+    counts = rng.poisson(rate).astype(float)
+    observed = evaluation.mcar(counts, 0.9, seed=0)
+    imputed = evaluation.low_rank(counts, observed, rank=rank)
+    assert (imputed * observed).sum() == pytest.approx((counts * observed).sum(), rel=0.05)
+    assert imputed[~observed].sum() == pytest.approx(counts[~observed].sum(), rel=0.1)
+
+
 def test_hold_out_refuses_a_model_that_reads_where_nothing_was_hidden():
     adata = make_adata()
     adata.layers["counts"] = adata.X.copy()
@@ -143,10 +156,18 @@ def test_hold_out_refuses_a_model_that_reads_where_nothing_was_hidden():
     assert len(evaluation.hold_out(adata, fit, layer="counts").truth)
 
 
-def test_evaluate_keeps_no_copies_of_the_data():
-    before = set(CountsDiffSC._setup_adata_manager_store)
+def test_evaluation_keeps_no_copies_of_the_data():
+    before, of_scvi = set(CountsDiffSC._setup_adata_manager_store), len(scvi.model.SCVI._setup_adata_manager_store)
     adata = make_adata()
     CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
     model = CountsDiffSC(adata, **TINY)
     model.evaluate(seed=[0, 1], n_samples=0, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    evaluation.null_check(model, fraction=0.3, n_genes=4, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    with pytest.raises(ValueError, match="lr=-1.0 is out of range"):
+        model.evaluate(max_epochs=1, plan_kwargs={"lr": -1.0})  # fails after the copy was registered
     assert len(set(CountsDiffSC._setup_adata_manager_store) - before) == 1
+    counts = adata.X.toarray()
+    scfid = evaluation.ScFID(counts, max_epochs=1)
+    assert scfid.distance(counts[:30], counts[30:]) == scfid.distance(counts[:30], counts[30:])
+    evaluation.ScviImputer(max_epochs=1).fit(counts, np.ones(counts.shape, dtype=bool))
+    assert len(scvi.model.SCVI._setup_adata_manager_store) == of_scvi

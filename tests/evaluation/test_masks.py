@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_mask_and_another_another(mechanism):
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, np.nan])
 def test_a_fraction_is_a_probability(mechanism, fraction):
-    with pytest.raises(ValueError, match="is not a probability"):
+    with pytest.raises(ValueError, match="fraction=.* is out of range"):
         mechanism(COUNTS, fraction, seed=0)
 
 
@@ -93,6 +93,31 @@ def test_split_molecules_adds_up_and_thins():
     np.testing.assert_array_equal(kept + held_out, COUNTS)
     assert kept.min() >= 0
     assert close(held_out.sum() / COUNTS.sum(), 0.25, COUNTS.sum())
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_what_is_not_known_is_not_observed(mechanism):
+    counts = COUNTS.copy()
+    counts[:50, :7] = np.nan
+    assert not mechanism(counts, 0.3, seed=0)[:50, :7].any()
+    assert not evaluation.modality(counts, 0.3, columns=np.arange(20, 50), seed=0)[:50, :7].any()
+    kept, held_out = evaluation.split_molecules(counts, 0.3, seed=0)
+    assert np.isnan(kept[:50, :7]).all()
+    assert np.isnan(held_out[:50, :7]).all()
+    np.testing.assert_array_equal(kept + held_out, counts)
+
+
+@pytest.mark.parametrize("is_shallow", [True, False])
+def test_mar_hides_the_fraction_where_depth_tells_what_is_known(is_shallow):
+    """By cells as a whole shallow ones, of which little is known, would have counted as much as others: 0.2 or 0.4."""
+    rng = np.random.default_rng(0)
+    depth = rng.lognormal(0.0, 0.7, (2000, 1))
+    counts = rng.poisson(depth * rng.gamma(1.0, 2.0, 200)).astype(float)
+    poor = (depth < np.median(depth)) == is_shallow
+    counts[poor & (rng.random(counts.shape) < 0.8)] = np.nan
+    observed, known = evaluation.mar(counts, 0.3, seed=0), ~np.isnan(counts)
+    may_be_hidden = known & (known & ~observed).any(axis=0)
+    assert abs((~observed)[may_be_hidden].mean() - 0.3) < 0.01
 
 
 @pytest.mark.parametrize("mechanism", ["mar", "mnar_low", "mnar_high"])

@@ -34,6 +34,11 @@ def test_a_method_that_is_far_off_is_named_at_the_edge():
     assert max(float(x) for line in ax.lines for x in line.get_xdata()) < 2
 
 
+def test_no_metrics():
+    with pytest.raises(ValueError, match="metrics is empty"):
+        pl.evaluation(TABLE, metrics=())
+
+
 def test_a_metric_that_is_not_in_the_table():
     with pytest.raises(KeyError, match="'spearman' is not a column .* must be of the form .* Pass one"):
         pl.evaluation(TABLE, metrics=["spearman"])

@@ -34,11 +34,18 @@ def test_errors():
         pl.generated(real[:1], real[:1])
 
 
+def test_missing_counts_are_not_compared():
+    real = make_adata()
+    real.X.data[0] = np.nan
+    with pytest.raises(ValueError, match="not counts, or NaN, in X"):
+        pl.generated(real, make_adata(seed=1))
+
+
 def test_real_counts_may_stand_in_a_layer():
     real = make_adata()
     real.layers["counts"] = real.X.copy()
     real.X = real.X * 0.5
-    with pytest.raises(ValueError, match="not counts in X.* Pass the layer with raw counts"):
+    with pytest.raises(ValueError, match="not counts, or NaN, in X.* Pass the layer with raw counts"):
         pl.generated(real, make_adata(seed=1))
     axes = pl.generated(real, make_adata(seed=1), layer="counts").axes
     x = real.layers["counts"].toarray()

@@ -17,6 +17,12 @@ def test_imputed_against_true_draws_one_box_per_group(largest):
     assert len(ax.get_xticks()) >= 1
 
 
+@pytest.mark.parametrize("n", [0, 3])
+def test_few_hidden_entries_make_an_empty_picture(n):
+    ax = pl.imputed_against_true(np.arange(n), np.arange(n) + 0.5)
+    assert len(ax.get_xticks()) == 0
+
+
 def test_report_has_the_training_curve_and_the_hidden_entries(masked_model):
     truth = np.arange(20.0)
     figure = pl.report(Holdout(masked_model, truth, truth, None))
