@@ -9,8 +9,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-#: Cells held in memory at a time when a whole matrix is read.
-BLOCK_SIZE = 4096
+#: Entries held in memory at a time when a whole matrix is read.
+BLOCK_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class CountMatrix:
         return f"{self.holder}.X" if self.layer is None else f"{self.holder}.layers[{self.layer!r}]"
 
 
-def row_blocks(matrix, block_size: int = BLOCK_SIZE) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
+def row_blocks(matrix) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
     """Yield ``(first_row, rows)`` of a dense, sparse or backed matrix, a block of cells at a time."""
+    block_size = max(1, BLOCK_ENTRIES // max(matrix.shape[1], 1))
     for first in range(0, matrix.shape[0], block_size):
         rows = matrix[first : first + block_size]
         yield first, sparse.csr_matrix(rows) if sparse.issparse(rows) else np.asarray(rows)
@@ -117,8 +118,9 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
     is never observed gets the mean of the others.
     """
     n_obs, n_genes = matrix.values.shape
-    cell_total, gene_total, n_observed, is_complete = np.zeros(n_obs), np.zeros(n_genes), np.zeros(n_genes), True
+    cell_total, gene_total, n_observed = np.zeros(n_obs), np.zeros(n_genes), np.zeros(n_genes)
     n_positive = n_ones = 0
+    patterns = []  # bits, of which the rounds read every one several times
     for cells, rows, known in _known_blocks(matrix):
         counts = rows if known is None else np.where(known, np.nan_to_num(dense(rows)), 0.0)
         gene_total += np.asarray(counts.sum(axis=0)).ravel()
@@ -126,21 +128,20 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
         n_observed += counts.shape[0] if known is None else known.sum(axis=0)
         n_positive += int(np.count_nonzero(stored_values(counts)))
         n_ones += int(np.count_nonzero(stored_values(counts) == 1))
-        is_complete &= known is None
+        patterns.append((cells, None if known is None else np.packbits(known, axis=1)))
 
     def known_blocks() -> Iterator[tuple[slice, np.ndarray | None]]:
-        if is_complete:
-            return iter([(slice(n_obs), None)])
-        return ((cells, known) for cells, _, known in _known_blocks(matrix))
+        for cells, bits in patterns:
+            yield cells, None if bits is None else np.unpackbits(bits, axis=1, count=n_genes).astype(np.float32)
 
     depth, profile = np.ones(n_obs), np.zeros(n_genes)
     for _ in range(_MAX_ROUNDS):
         gene_exposure, cell_exposure, before = np.zeros(n_genes), np.zeros(n_obs), profile
         for cells, known in known_blocks():
-            gene_exposure += depth[cells].sum() if known is None else depth[cells] @ known
+            gene_exposure += depth[cells].sum() if known is None else depth[cells].astype(np.float32) @ known
         profile = _profile(gene_total, gene_exposure, n_observed == 0)
         for cells, known in known_blocks():
-            cell_exposure[cells] = profile.sum() if known is None else known @ profile
+            cell_exposure[cells] = profile.sum() if known is None else known @ profile.astype(np.float32)
         measured = cell_exposure > 0
         depth[measured] = cell_total[measured] / cell_exposure[measured]
         scale = depth[measured].mean() if depth[measured].any() else 1.0

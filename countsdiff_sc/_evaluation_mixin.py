@@ -70,7 +70,7 @@ class EvaluationMixin:
         KeyError
             If ``adata`` lacks the labels.
         TypeError
-            For MuData, and if the denoiser was given as a module.
+            For MuData and models of one, and if the denoiser was given as a module.
         ValueError
             If ``mechanism`` or a baseline is not known, nothing is hidden, or there is no seed.
 
@@ -104,6 +104,13 @@ class EvaluationMixin:
         self, adata: AnnData, *, method: str, train_kwargs: dict
     ) -> tuple[Callable[..., EvaluationMixin], dict[str, str | None]]:
         """How a model like this one is trained on other data, and where those have their counts, mask and labels."""
+        if "modalities" in self.registry["setup_args"]:
+            msg = (
+                f"The model is one of a MuData. {method} trains models of an AnnData only. Train one on a modality, for example "
+                "CountsDiffSC(mdata['rna'].copy()), or mark entries as missing before training, and score what is imputed there with "
+                "countsdiff_sc.evaluation.compare."
+            )
+            raise TypeError(msg)
         _validation.check_anndata(adata, method=method)
         arguments = self._constructor_arguments()
         if isinstance(arguments["denoiser"], nn.Module):

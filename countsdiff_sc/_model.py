@@ -283,6 +283,8 @@ class CountsDiffSC(
             _validation.check_type(adata)
             _registration.check_query(adata, self.registry)
             _registration.add_unknown_labels(adata, self.registry)
+            if not self.module.p_uncond:
+                _registration.warn_of_unknown_labels(adata, self.registry)
             net = self.module.net
             _registration.warn_of_far_covariates(adata, self.registry, net.continuous_location, net.continuous_scale)
             # Registered anew each time, since upstream would go on with the labels of the first.

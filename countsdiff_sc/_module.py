@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 import torch
@@ -13,7 +14,7 @@ from countsdiff_sc._constants import OBSERVED_MASK_KEY
 from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_states import training_states
-from countsdiff_sc._validation import check_number
+from countsdiff_sc._validation import check_no_further, check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.nn._molecules_lost import dispersion_loss, mean_loss
 from countsdiff_sc.process import get_schedule, get_time_distribution, product_guidance
@@ -313,4 +314,7 @@ def _backbone(denoiser: str | nn.Module, n_members: int | None, n_genes: int, ar
     if denoiser not in _BACKBONES:
         msg = f"denoiser={denoiser!r} is not known. It must be one of {sorted(_BACKBONES)} or a module. Pass one of these."
         raise ValueError(msg)
-    return _BACKBONES[denoiser](n_genes, n_members=n_members or N_MEMBERS, **arguments)
+    backbone = _BACKBONES[denoiser]
+    of_backbone = [name for name in inspect.signature(backbone).parameters if name != "n_genes"]
+    check_no_further(arguments, known=["one_pass_fraction", "ema_decay", *of_backbone])
+    return backbone(n_genes, n_members=n_members or N_MEMBERS, **arguments)

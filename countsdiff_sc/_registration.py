@@ -130,7 +130,7 @@ def check_modality_mapping(value: object, modalities: Sequence[str], *, argument
             )
             raise TypeError(msg)
         for name in value:
-            _validation.check_key(name, modalities, where="the modelled modalities", argument=f"{argument}, key ")
+            _validation.check_key(name, modalities, where="the modelled modalities", argument=f"a key of {argument}")
 
 
 def count_matrices(data: AnnData | MuData, setup_args: Mapping) -> list[CountMatrix]:
@@ -232,6 +232,13 @@ def warn_of_far_covariates(data: AnnData | MuData, registry: Mapping, location: 
     keys = registry["setup_args"]["continuous_covariate_keys"] or ()
     for key, *moments in zip(keys, location.tolist(), scale.tolist(), strict=True):
         _validation.warn_of_far_covariates(data.obs[key], *moments, column=f"{obs_name(data)}[{key!r}]")
+
+
+def warn_of_unknown_labels(data: AnnData | MuData, registry: Mapping) -> None:
+    """Say that labels of the training data's column are left open, for a model that cannot do without."""
+    key = registry["setup_args"]["labels_key"]
+    if key is not None:
+        _validation.warn_of_unknown_labels(data.obs[key], column=f"{obs_name(data)}[{key!r}]")
 
 
 def stack_masks(matrices: Sequence[CountMatrix], observed_mask):

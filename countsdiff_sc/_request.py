@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scvi import settings
 
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._validation import check_choice, check_key, check_number, check_quantiles
@@ -85,7 +87,7 @@ class SamplingRequest:
         if isinstance(self.guidance_scale, Mapping):
             for name in self.guidance_scale:
                 check_key(
-                    name, module.condition_names, where="the conditions of the model", argument="guidance_scale, key "
+                    name, module.condition_names, where="the conditions of the model", argument="a key of guidance_scale"
                 )
         if self.guides and module.condition_names and not module.p_uncond:
             msg = (
@@ -145,6 +147,12 @@ class ImputationRequest(SamplingRequest):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_quantiles(self.quantiles)
         self._check_levels()
+        if self.n_samples > 1 and self.is_closed_form and (self.levels is not None or not self.is_integer):
+            msg = (
+                f"n_samples={self.n_samples} has no effect here: one step gives means, medians and quantiles without drawing. Pass "
+                "estimate='sample' for draws."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         self._check_resampling()
         self._check_selection()
 

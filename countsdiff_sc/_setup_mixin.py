@@ -114,7 +114,7 @@ class SetupMixin:
     @classmethod
     def _register(cls, data, matrices, obs_keys, setup_method_args, kwargs) -> None:
         if (source := kwargs.get("source_registry")) is None:
-            _validation.check_no_further(kwargs, known=setup_method_args["setup_args"])
+            _validation.check_no_further(kwargs, known=list(setup_method_args["setup_args"]))
             for matrix in matrices:
                 _registration.check_matrix(matrix)
         else:

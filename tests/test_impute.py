@@ -340,6 +340,21 @@ def test_new_data_with_the_same_genes(masked_model):
     np.testing.assert_array_equal(new.layers["imputed"].toarray()[observed], new.X.toarray()[observed])
 
 
+def test_a_model_that_always_saw_labels_says_that_they_are_missing(masked, recwarn):
+    model, unlabelled = train_tiny(masked, max_epochs=1, p_uncond=0.0), masked.copy()
+    model.get_imputed_counts(masked.copy())
+    assert not [each for each in recwarn if "p_uncond" in str(each.message)]
+    del unlabelled.obs["cell_type"]
+    with pytest.warns(UserWarning, match="'unknown' for 60 of 60 cells, and the model was trained with p_uncond=0"):
+        model.get_imputed_counts(unlabelled)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"estimate": "median"}, {"quantiles": (0.1, 0.9)}])
+def test_draws_that_are_not_made_are_not_asked_for_in_silence(masked_model, arguments):
+    with pytest.warns(UserWarning, match="n_samples=5 has no effect here.*estimate='sample'"):
+        masked_model.get_imputed_counts(n_samples=5, **arguments)
+
+
 def test_labels_are_never_needed(masked_model):
     new = make_adata(n_obs=9, seed=4)
     new.layers["observed"] = np.arange(20) > np.zeros((9, 1))

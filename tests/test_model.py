@@ -508,6 +508,11 @@ def test_evaluate_refuses_a_denoiser_that_has_seen_the_data(masked):
         model.evaluate()
 
 
+def test_an_argument_that_there_is_not(masked):
+    with pytest.raises(TypeError, match="'n_member' is not an argument.*Was 'n_members' meant"):
+        CountsDiffSC(masked, n_member=2)
+
+
 def test_arguments_for_a_denoiser_that_is_already_made(masked):
     with pytest.raises(TypeError, match=r"\['n_tokens'\] are not arguments"):
         CountsDiffSC(masked, denoiser=GeneSetTransformer(20), n_tokens=3)

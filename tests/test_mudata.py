@@ -4,7 +4,7 @@ import mudata
 import numpy as np
 import pytest
 from anndata import AnnData
-from helpers import train_tiny
+from helpers import TINY, train_tiny
 
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._counts import CountMatrix, estimate_reference
@@ -177,7 +177,7 @@ def test_each_modality_has_its_own_selection(mdata):
 @pytest.mark.parametrize(
     ("selection", "error", "message"),
     [
-        ({"atac": 1.0}, KeyError, "selection, key ='atac' is not in the modelled modalities"),
+        ({"atac": 1.0}, KeyError, "a key of selection='atac' is not in the modelled modalities"),
         ({"rna": 9}, ValueError, r"selection\['rna'\]=9 is out of range"),
     ],
 )
@@ -198,3 +198,13 @@ def test_messages_name_the_table_of_the_mudata(mdata):
     del other.obs["cell_type"]
     with pytest.raises(KeyError, match="is not in mdata.obs"):
         model.impute(other)
+
+
+def test_evaluation_is_of_an_anndata(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    model = CountsDiffSC(mdata, **TINY)
+    for data in (None, mdata["rna"].copy()):
+        with pytest.raises(TypeError, match="one of a MuData. evaluate trains models of an AnnData only"):
+            model.evaluate(data)
+    with pytest.raises(TypeError, match="hold_out was given a MuData"):
+        evaluation.hold_out(mdata, None)

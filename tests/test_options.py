@@ -340,7 +340,7 @@ def test_wrong_resampling(model, arguments, error, message):
         (
             {"guidance_scale": {"donors": 2.0}},
             KeyError,
-            "guidance_scale, key ='donors' is not in the conditions .*'donor'",
+            "a key of guidance_scale='donors' is not in the conditions .*'donor'",
         ),
         ({"guidance_scale": {"donor": -1.0}}, ValueError, r"guidance_scale\['donor'\]=-1.0 is out of range"),
         ({"guidance_scale": {"donor": "2"}}, TypeError, r"guidance_scale\['donor'\]='2' is a str"),

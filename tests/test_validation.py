@@ -7,8 +7,7 @@ import pytest
 from helpers import TINY, make_adata, train_tiny
 from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC
-from countsdiff_sc._counts import BLOCK_SIZE
+from countsdiff_sc import CountsDiffSC, _counts
 
 
 def with_value(value, dense=False):
@@ -33,10 +32,11 @@ def test_non_counts_are_refused_with_place_and_remedy(value, dense):
     assert "_scvi_uuid" not in adata.uns
 
 
-def test_one_bad_value_in_the_last_block_of_cells_is_found():
-    counts = np.ones((BLOCK_SIZE + 5, 2), dtype=np.float32)
+def test_one_bad_value_in_the_last_block_of_cells_is_found(monkeypatch):
+    monkeypatch.setattr(_counts, "BLOCK_ENTRIES", 20)  # ten cells of two genes
+    counts = np.ones((35, 2), dtype=np.float32)
     counts[-1, 1] = 0.5
-    with pytest.raises(ValueError, match=rf"first: 0.5 in cell '{BLOCK_SIZE + 4}', gene '1'"):
+    with pytest.raises(ValueError, match="first: 0.5 in cell '34', gene '1'"):
         CountsDiffSC(ad.AnnData(counts), **TINY)
 
 

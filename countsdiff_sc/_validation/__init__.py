@@ -18,6 +18,7 @@ from ._columns import (
     check_labels_are_names,
     check_no_missing_category,
     warn_of_far_covariates,
+    warn_of_unknown_labels,
     warn_of_unused_categories,
 )
 from ._counts import (
@@ -67,6 +68,7 @@ __all__ = [
     "warn_of_divergence",
     "warn_of_far_covariates",
     "warn_of_hidden_zeros",
+    "warn_of_unknown_labels",
     "warn_of_unobserved",
     "warn_of_unused_categories",
 ]

@@ -25,12 +25,12 @@ def check_key(key: str, available: Iterable[str], *, where: str, argument: str) 
     raise KeyError(msg)
 
 
-def check_no_further(arguments: Iterable[str], *, known: Iterable[str]) -> None:
+def check_no_further(arguments: Iterable[str], *, known: Sequence[str]) -> None:
     """Raise ``TypeError`` with the nearest names if there are ``arguments`` beyond the ``known`` ones."""
-    for name in arguments:
-        nearest = difflib.get_close_matches(name, list(known), n=1)
+    for name in (each for each in arguments if each not in known):
+        nearest = difflib.get_close_matches(name, known, n=1)
         msg = (
-            f"{name!r} is not an argument. It must be one of {list(known)}. "
+            f"{name!r} is not an argument. It must be one of {known}. "
             f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
         )
         raise TypeError(msg)

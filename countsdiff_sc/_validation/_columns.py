@@ -46,10 +46,21 @@ def check_categories(values: pd.Series, known: Sequence, *, column: str) -> None
         return
     msg = (
         f"{column} holds {len(unseen)} categories the model was not trained on (first: {unseen[0]!r}). "
-        f"Categories must be among {list(known)[:8]}. Map them to known ones"
+        f"Categories must be among {list(known)[:8]}{'' if len(known) <= 8 else f' ... ({len(known)} in all)'}. Map them to known ones"
         f"{f' or to {UNKNOWN_LABEL!r}' if UNKNOWN_LABEL in list(known) else ''}, or train on data that has them."
     )
     raise ValueError(msg)
+
+
+def warn_of_unknown_labels(labels: pd.Series, *, column: str) -> None:
+    """Say that labels are left open for a model that always saw them in training."""
+    n_unknown = int((labels == UNKNOWN_LABEL).sum())
+    if n_unknown:
+        msg = (
+            f"{column} is {UNKNOWN_LABEL!r} for {n_unknown:,} of {len(labels):,} cells, and the model was trained with p_uncond=0, so that "
+            "it has met few such cells or none. What is imputed in them may be far off. Train with p_uncond=0.2, or label them."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 def warn_of_unused_categories(values: pd.Series, *, column: str) -> None:

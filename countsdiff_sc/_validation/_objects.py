@@ -60,7 +60,7 @@ def check_not_view(data: AnnData | MuData, *, name: str) -> None:
     if data.is_view:
         msg = (
             f"{name} is a view of another object, as after {name}[:, genes]. Setting up writes to it, so it must be an "
-            f"object of its own. Call {name} = {name}.copy() first."
+            f"object of its own. Call {name} = {name}.{'to_memory' if getattr(data, 'isbacked', False) else 'copy'}() first."
         )
         raise ValueError(msg)
 

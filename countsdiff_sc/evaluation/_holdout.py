@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data._constants import _MANAGER_UUID_KEY, _SCVI_UUID_KEY
 
-from countsdiff_sc._validation import check_number
+from countsdiff_sc._validation import check_anndata, check_choice, check_number
 
 from ._masks import MECHANISMS
 from ._registry import BASELINES
@@ -91,6 +91,8 @@ def hold_out(
         If a baseline needs a package that is not installed.
     KeyError
         If there is no such column of labels.
+    TypeError
+        For MuData.
     ValueError
         If ``mechanism`` or a baseline is not known, nothing is hidden, or ``adata`` is backed.
 
@@ -108,9 +110,10 @@ def hold_out(
     ...     return model
     >>> countsdiff_sc.evaluation.hold_out(adata, fit).table  # doctest: +SKIP
     """
+    check_anndata(adata, method="hold_out")
     for baseline in baselines:
-        _check_known("baselines", baseline, BASELINES)
-    _check_known("mechanism", mechanism, MECHANISMS)
+        check_choice("baselines", baseline, sorted(BASELINES))
+    check_choice("mechanism", mechanism, sorted(MECHANISMS))
     check_number("n_samples", n_samples, low=0, integer=True)
     labels = get_labels(adata, labels_key)
     counts, known = dense_counts(adata, layer, observed_mask_layer)
@@ -197,10 +200,3 @@ def with_gaps(adata: AnnData, layer: str | None, counts: np.ndarray, hidden: np.
     else:
         copy.layers[layer] = with_gaps
     return copy
-
-
-def _check_known(argument: str, name: str, known: Mapping[str, object]) -> None:
-    if name in known:
-        return
-    msg = f"{argument}={name!r} is not known. It must be one of {sorted(known)}. Correct the name."
-    raise ValueError(msg)

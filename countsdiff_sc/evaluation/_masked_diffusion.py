@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from countsdiff_sc._training_plan import default_max_epochs
-from countsdiff_sc._validation import check_number
+from countsdiff_sc._validation import check_choice, check_number
 
 from ._baselines import _fit_rank_one
 from ._categorical import CategoricalDenoiser, CountClasses
@@ -84,9 +84,7 @@ def remdm_sample(
         Source of which entries are decoded and masked.
     """
     check_number("n_steps", n_steps, low=1, integer=True)
-    if strategy not in PUBLISHED_ETA:
-        msg = f"strategy={strategy!r} is not known. It must be one of {sorted(PUBLISHED_ETA)}. Correct the name."
-        raise ValueError(msg)
+    check_choice("strategy", strategy, sorted(PUBLISHED_ETA))
     eta = PUBLISHED_ETA[strategy] if eta is None else eta
     check_number("eta", eta, low=0, high=1)
     x, decoded = x_known.masked_fill(missing_mask, 0.0), torch.zeros_like(missing_mask)

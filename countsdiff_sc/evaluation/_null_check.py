@@ -92,7 +92,7 @@ def null_check(
     KeyError
         If ``adata`` lacks the labels.
     TypeError
-        For MuData, and if the denoiser was given as a module.
+        For MuData and models of one, and if the denoiser was given as a module.
     ValueError
         If ``adata`` is backed, fewer than two genes can be permuted, or nothing is hidden.
 

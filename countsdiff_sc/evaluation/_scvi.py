@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from countsdiff_sc._validation import check_number
+from countsdiff_sc._validation import check_choice, check_number
 
 from ._baselines import _fit_rank_one
 from ._inputs import check_fitted, check_trainable, visible_counts
@@ -57,11 +57,7 @@ class ScviImputer:
     def __init__(self, *, max_epochs: int | None = None, gene_likelihood: str = "nb", seed: int = 0, **model_kwargs):
         if max_epochs is not None:
             check_number("max_epochs", max_epochs, low=1, integer=True)
-        if gene_likelihood not in LIKELIHOODS:
-            msg = (
-                f"gene_likelihood={gene_likelihood!r} is not known. It must be one of {LIKELIHOODS}. Correct the name."
-            )
-            raise ValueError(msg)
+        check_choice("gene_likelihood", gene_likelihood, LIKELIHOODS)
         self.max_epochs, self.gene_likelihood = max_epochs, gene_likelihood
         self.seed, self.model_kwargs = seed, model_kwargs
         self._module = None

@@ -133,7 +133,7 @@ def test_every_missing_entry_is_decoded_and_no_observed_one_changes():
         (
             {"n_steps": 2, "strategy": "loop"},
             ValueError,
-            r"strategy='loop' is not known\. .* \['cap', 'rescale'\]\. Correct",
+            r"strategy='loop' is not known\. .* \['cap', 'rescale'\]\. Pass one",
         ),
         ({"n_steps": 2, "eta": 1.5}, ValueError, "eta=1.5 is out of range"),
     ],

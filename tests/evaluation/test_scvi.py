@@ -98,7 +98,7 @@ def test_cells_and_genes_without_visible_molecules():
 
 
 def test_arguments_out_of_range_and_wrong_data_are_refused(imputer):
-    with pytest.raises(ValueError, match=r"gene_likelihood='normal' is not known\. .* Correct"):
+    with pytest.raises(ValueError, match=r"gene_likelihood='normal' is not known\. .* Pass one"):
         evaluation.ScviImputer(gene_likelihood="normal")
     with pytest.raises(ValueError, match="max_epochs=0 is out of range"):
         evaluation.ScviImputer(max_epochs=0)
