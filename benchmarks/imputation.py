@@ -50,7 +50,9 @@ BASELINES = {
     "label mean x depth": [evaluation.label_mean_x_depth],
     "nearest neighbours": [partial(evaluation.nearest_neighbours, n_neighbours=k) for k in (20, 50, 100)],
     "low rank": [
-        partial(evaluation.low_rank, rank=rank, prior=prior) for rank in (4, 8, 16, 32) for prior in (0.5, 2.0)
+        partial(evaluation.low_rank, rank=rank, prior=prior, shrinkage=shrinkage)
+        for rank in (4, 8, 16, 32)
+        for prior, shrinkage in ((0.5, 0.0), (2.0, 0.0), (0.0, (rank - 1) / 2))
     ],
     "MAGIC": [
         partial(evaluation.magic, knn=knn, t=t, background=background)

@@ -78,7 +78,7 @@ def generate(
     schedule
         Survival schedule of the model.
     grid
-        Times of the transitions, from 1 to 0.
+        Times of the transitions, from 1 to 0, in double precision.
     attrition, births
         See :func:`~countsdiff_sc.process.get_attrition` and :func:`~countsdiff_sc.process.get_birth_rule`.
     generator

@@ -19,9 +19,10 @@ from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._generation import generate, with_library_size
 from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
-from countsdiff_sc._request import SamplingRequest
+from countsdiff_sc._request import Attrition, SamplingRequest
 from countsdiff_sc._rows import Rows, as_counts
 from countsdiff_sc._side_by_side import side_by_side
+from countsdiff_sc.process._births import BirthRule
 
 #: Progress is shown after this many seconds.
 _PROGRESS_DELAY = 2.0
@@ -38,8 +39,8 @@ class GenerationMixin(InferenceMixin):
         batch: str | Sequence[str] | None = None,
         n_steps: int = 50,
         guidance_scale: float | Mapping[str, float] = 1.0,
-        attrition=None,
-        births="negative_binomial",
+        attrition: Attrition = None,
+        births: str | BirthRule = "negative_binomial",
         library_size: int | Sequence[int] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
@@ -122,7 +123,7 @@ class GenerationMixin(InferenceMixin):
         self, fields, n_obs, library_size, request: SamplingRequest, *, batch_size, seed
     ) -> sparse.csr_matrix:
         module = self.module.eval()  # a training run that was interrupted leaves it in training mode
-        device, grid = module.device, module.generation_grid(request.n_steps).to(module.device, torch.float32)
+        device, grid = module.device, module.generation_grid(request.n_steps)
         blocks = [slice(first, min(first + batch_size, n_obs)) for first in range(0, n_obs, batch_size)]
         n_states = request.n_steps * len(blocks)
         bar = track(range(n_states), description="Generating...", style="tqdm", delay=_PROGRESS_DELAY)

@@ -94,7 +94,7 @@ def impute_block(
 def impute_zeros(
     module: CountsDiffModule,
     x: Tensor,
-    folds: Tensor,
+    folds: Sequence[Tensor],
     conditions: Conditions,
     request: ImputationRequest,
     generator: torch.Generator,
@@ -107,16 +107,16 @@ def impute_zeros(
     Parameters
     ----------
     folds
-        Fold of each gene, shape ``(G,)``.
+        Indices of the genes of each.
     module, x, conditions, request, generator
         As in :func:`impute_block`.
     """
-    hidden = [(folds == fold).expand_as(x) for fold in range(int(folds.max()) + 1)]
+    nowhere = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+    hidden = [nowhere.index_fill(0, genes, True).expand_as(x) for genes in folds]
     if request.is_closed_form:
         mean, dispersion = torch.empty_like(x), torch.empty_like(x)
-        for fold in hidden:
-            genes, visible = fold[0].nonzero().squeeze(1), ~fold
-            law = _predictive_law(module, x * visible, visible, conditions, request, genes)
+        for genes, fold in zip(folds, hidden, strict=True):
+            law = _predictive_law(module, x * ~fold, ~fold, conditions, request, genes)
             mean[:, genes], dispersion[:, genes] = law
         mean.masked_fill_(x != 0, 0.0)
         return _fill_from_law(x, x == 0, (mean, dispersion), request, generator)
@@ -215,7 +215,7 @@ def impute_cells(
     The outputs, dense float32 for means and CSR of integers for counts, and what was imputed in numbers.
     """
     device = module.device
-    folds = torch.as_tensor(gene_folds(len(module.net.mean_profile), seed), device=device)
+    folds = [torch.as_tensor(genes, device=device) for genes in gene_folds(len(module.net.mean_profile), seed)]
     strength = torch.tensor(selection, device=device)
 
     def imputed(block, generator: torch.Generator) -> tuple[list[np.ndarray | sparse.csr_matrix], Tally]:
@@ -225,18 +225,22 @@ def impute_cells(
         x, observed = module.counts_and_known(tensors, mask)
         conditions, of_block = module.conditions(tensors).under(strength), request.of_cells(cells, device)
         missing = as_numbers(x == 0 if zeros_are_missing else ~observed, x.dtype) @ module.net.membership
-        found = Tally(missing.sum(dim=0, dtype=torch.float64).long().cpu().numpy())
+        numbers = {}
         if zeros_are_missing:
             results = impute_zeros(module, x, folds, conditions, of_block, generator)
         else:
-            found.n_empty_cells = int((missing.sum(dim=1) == x.shape[1]).sum())
+            numbers["n_empty_cells"] = missing.sum(dim=1) == x.shape[1]
             if mask is not None:
-                found.n_newly_hidden = int((~module.counts(tensors).isnan() & ~observed).sum())
-                found.n_observed = int(observed.sum())
-                found.n_observed_zeros = int((observed & (x == 0)).sum())
-                found.n_observed_ones = int((x == 1).sum())
+                numbers["n_newly_hidden"] = ~module.counts(tensors).isnan() & ~observed
+                numbers["n_observed"] = observed
+                numbers["n_observed_zeros"] = observed & (x == 0)
+                numbers["n_observed_ones"] = x == 1
             results = impute_block(module, x, observed, conditions, of_block, generator)
-        return [_stored(values, request) for values in results], found
+        results = [_stored(values, request) for values in results]
+        # Read back once, when the device has to be waited for anyway.
+        found = [*missing.sum(dim=0, dtype=torch.long), *(each.sum() for each in numbers.values())]
+        n_missing, rest = np.split(torch.stack(found).cpu().numpy(), [missing.shape[1]])
+        return results, Tally(n_missing, **dict(zip(numbers, rest.tolist(), strict=True)))
 
     blocks = zip(minibatches, masks, rows, strict=True)
     outputs, tally = [Rows(sum(map(len, rows))) for _ in range(request.n_outputs)], Tally()
@@ -287,9 +291,11 @@ def _stored(values: Tensor | sparse.csr_matrix, request: ImputationRequest) -> n
     return values
 
 
-def gene_folds(n_genes: int, seed: int) -> np.ndarray:
-    """Random fold of each gene, of equal sizes; shape ``(n_genes,)``."""
-    return np.random.default_rng(seed).permutation(np.arange(n_genes) % min(N_FOLDS, max(n_genes, 1)))
+def gene_folds(n_genes: int, seed: int) -> list[np.ndarray]:
+    """Indices of the genes of each random fold; sizes differ by one at most."""
+    n_folds = min(N_FOLDS, max(n_genes, 1))
+    fold = np.random.default_rng(seed).permutation(np.arange(n_genes) % n_folds)
+    return [np.flatnonzero(fold == each) for each in range(n_folds)]
 
 
 def _sampler(module, x, observed_mask, conditions, request, generator) -> Callable[..., Tensor]:

@@ -17,7 +17,9 @@ from countsdiff_sc import _registration, _validation, _writing
 from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._imputation import Tally, estimated_selection, impute_cells
 from countsdiff_sc._inference_mixin import InferenceMixin, resolve_seed
-from countsdiff_sc._request import ImputationRequest
+from countsdiff_sc._registration import ObservedMask
+from countsdiff_sc._request import Attrition, ImputationRequest
+from countsdiff_sc.process._births import BirthRule
 from countsdiff_sc.process._selection import MAX_STRENGTH
 
 #: Entries whose masks tell how counts were selected, and the least number of cells that they belong to. In the smallest modality
@@ -33,13 +35,13 @@ class ImputationMixin(InferenceMixin):
         adata: AnnData | MuData | None = None,
         layer: str = "imputed",
         *,
-        observed_mask=None,
+        observed_mask: ObservedMask | None = None,
         estimate: str = "mean",
         n_samples: int = 1,
         n_steps: int | None = None,
         guidance_scale: float | Mapping[str, float] = 1.0,
-        attrition=None,
-        births="negative_binomial",
+        attrition: Attrition = None,
+        births: str | BirthRule = "negative_binomial",
         conditioning: str = "observed",
         n_resample: int = 1,
         resample_window: int = 1,
@@ -119,6 +121,11 @@ class ImputationMixin(InferenceMixin):
             If the model is not trained.
         KeyError, TypeError, ValueError
             If ``adata`` does not fit the model, the mask does not fit ``adata``, or an argument is out of range.
+
+        Examples
+        --------
+        >>> model.impute(adata)  # means, into adata.layers["imputed"]  # doctest: +SKIP
+        >>> model.impute(adata, layer="drawn", estimate="sample", n_samples=5)  # doctest: +SKIP
         """
         request = ImputationRequest(
             estimate=estimate,
@@ -166,13 +173,13 @@ class ImputationMixin(InferenceMixin):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        observed_mask=None,
+        observed_mask: ObservedMask | None = None,
         estimate: str = "mean",
         n_samples: int = 1,
         n_steps: int | None = None,
         guidance_scale: float | Mapping[str, float] = 1.0,
-        attrition=None,
-        births="negative_binomial",
+        attrition: Attrition = None,
+        births: str | BirthRule = "negative_binomial",
         conditioning: str = "observed",
         n_resample: int = 1,
         resample_window: int = 1,
@@ -206,6 +213,10 @@ class ImputationMixin(InferenceMixin):
         ------
         RuntimeError, KeyError, TypeError, ValueError
             As in :meth:`impute`.
+
+        Examples
+        --------
+        >>> low, high = model.get_imputed_counts(quantiles=(0.05, 0.95))  # doctest: +SKIP
         """
         request = ImputationRequest(
             estimate=estimate,

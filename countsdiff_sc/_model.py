@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import numpy as np
 import rich.pretty  # noqa: F401  (scvi-tools 1.4 uses it without importing it)
@@ -22,7 +23,9 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan, default_max_epochs
+from countsdiff_sc._training_length import default_max_epochs
+from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
+from countsdiff_sc.process._losses import LossWeighting
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +94,8 @@ class CountsDiffSC(
         registry: dict | None = None,
         *,
         denoiser: str | torch.nn.Module = "gene_set_transformer",
-        schedule="cosine",
-        loss_weighting="uniform",
+        schedule: str | Callable[[torch.Tensor], torch.Tensor] = "cosine",
+        loss_weighting: str | LossWeighting = "uniform",
         time_distribution: str | int = "uniform",
         p_uncond: float = 0.2,
         **module_kwargs,
@@ -193,6 +196,11 @@ class CountsDiffSC(
         **kwargs
             Further arguments of scvi-tools' ``train``: ``plan_kwargs``, ``datasplitter_kwargs``, ``callbacks``,
             ``logger``, ``precision``, ...
+
+        Examples
+        --------
+        >>> model.train()  # doctest: +SKIP
+        >>> countsdiff_sc.pl.training_curve(model)  # doctest: +SKIP
         """
         _validation.check_type(self.adata)
         if max_epochs is not None:

@@ -19,6 +19,9 @@ from countsdiff_sc._constants import UNKNOWN_LABEL
 from countsdiff_sc._counts import CountMatrix, dense
 from countsdiff_sc._module import observed_mask_key
 
+#: What may be passed as an observed mask.
+ObservedMask = np.ndarray | sparse.spmatrix | pd.DataFrame | str | Mapping[str, object]
+
 
 class CategoricalCovariates(fields.CategoricalJointObsField):
     """Covariates of new data coded by name.
@@ -241,7 +244,7 @@ def warn_of_unknown_labels(data: AnnData | MuData, registry: Mapping) -> None:
         _validation.warn_of_unknown_labels(data.obs[key], column=f"{obs_name(data)}[{key!r}]")
 
 
-def stack_masks(matrices: Sequence[CountMatrix], observed_mask):
+def stack_masks(matrices: Sequence[CountMatrix], observed_mask: ObservedMask) -> np.ndarray | sparse.csr_matrix:
     """The user's observed mask of all count matrices side by side: boolean, cells x genes, dense or CSR.
 
     Parameters

@@ -15,8 +15,13 @@ from scvi import settings
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._validation import check_choice, check_key, check_number, check_quantiles
 from countsdiff_sc.process import get_attrition, get_birth_rule
+from countsdiff_sc.process._birth_death import AttritionSchedule
+from countsdiff_sc.process._births import BirthRule
 from countsdiff_sc.process._samplers import KNOWN_PATHS
 from countsdiff_sc.process._selection import MAX_STRENGTH
+
+#: What may be passed as attrition.
+Attrition = float | str | np.ndarray | AttritionSchedule | None
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
@@ -58,8 +63,8 @@ class SamplingRequest:
 
     n_steps: int | None = None
     guidance_scale: float | Mapping[str, float] = 1.0
-    attrition: object = None
-    births: object = "negative_binomial"
+    attrition: Attrition = None
+    births: str | BirthRule = "negative_binomial"
 
     def __post_init__(self):
         if self.n_steps is not None:
@@ -87,7 +92,10 @@ class SamplingRequest:
         if isinstance(self.guidance_scale, Mapping):
             for name in self.guidance_scale:
                 check_key(
-                    name, module.condition_names, where="the conditions of the model", argument="a key of guidance_scale"
+                    name,
+                    module.condition_names,
+                    where="the conditions of the model",
+                    argument="a key of guidance_scale",
                 )
         if self.guides and module.condition_names and not module.p_uncond:
             msg = (

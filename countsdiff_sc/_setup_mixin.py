@@ -55,6 +55,10 @@ class SetupMixin:
             If a layer or column does not exist.
         TypeError, ValueError
             If the layer does not hold counts, or the mask is not boolean.
+
+        Examples
+        --------
+        >>> CountsDiffSC.setup_anndata(adata, layer="counts", labels_key="cell_type")  # doctest: +SKIP
         """
         _validation.check_anndata(adata, method="setup_anndata")
         _validation.check_not_view(adata, name="adata")
@@ -98,6 +102,10 @@ class SetupMixin:
         ------
         KeyError, TypeError, ValueError
             As in :meth:`setup_anndata`; also if a modality has other cells than ``mdata``, or in another order.
+
+        Examples
+        --------
+        >>> CountsDiffSC.setup_mudata(mdata, modalities=["rna", "prot"])  # doctest: +SKIP
         """
         _validation.check_mudata(mdata, method="setup_mudata")
         _validation.check_not_view(mdata, name="mdata")

@@ -37,7 +37,7 @@ FORBIDDEN = {
         "countsdiff_sc.evaluation",
     ),
     "nn": ("anndata", "scvi", "scanpy", "lightning", "countsdiff_sc._", "countsdiff_sc.evaluation"),
-    "evaluation": ("countsdiff_sc._model", "countsdiff_sc._module"),
+    "evaluation": ("countsdiff_sc._model", "countsdiff_sc._module", "countsdiff_sc._training_plan"),
     "pl": ("countsdiff_sc._model", "scvi", "torch"),
 }
 

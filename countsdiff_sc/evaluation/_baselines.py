@@ -85,6 +85,7 @@ def low_rank(
     *,
     rank: int = 8,
     prior: float = 0.5,
+    shrinkage: float = 0.0,
     n_rounds: int = 100,
     seed: int = 0,
 ) -> np.ndarray:
@@ -103,6 +104,9 @@ def low_rank(
         Number of factors.
     prior
         Prior molecules of each factor in a cell; more of them suit cells of which little is visible.
+    shrinkage
+        Rate of a further, exponential prior of the factors in a cell. It sets many to 0, and makes all too small: on the whole too
+        few molecules are expected of cells of which little is visible, while errors of ``log1p`` may be lower.
     n_rounds
         Rounds of updates.
     seed
@@ -121,7 +125,7 @@ def low_rank(
 
     for _ in range(n_rounds):
         # What is visible, shared out over the factors, with the molecules of the prior beside it.
-        cells = (cells * (ratio() @ genes.T) + prior) / (exposure @ genes.T + prior * rank)
+        cells = (cells * (ratio() @ genes.T) + prior) / np.maximum(exposure @ genes.T + prior * rank + shrinkage, 1e-9)
         genes = (genes * (cells.T @ ratio()) + GENE_PRIOR) / (cells.T @ exposure + GENE_PRIOR)
     return expected * (cells @ genes)
 

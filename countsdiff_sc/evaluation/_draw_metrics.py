@@ -15,6 +15,8 @@ from ._metrics import check_same_shape, mae, pearson, rmse, rmse_log1p
 
 #: A shorter distance between cells, in ``log1p``, is rounding of 0.
 MIN_DISTANCE = 1e-4
+#: Of fewer molecules no variance is told.
+MIN_MOLECULES = 10
 
 # ---------------------------------------------------------------- entries
 
@@ -30,19 +32,28 @@ def wasserstein(truth: np.ndarray, draws: np.ndarray) -> float:
 
 
 def variance_ratio(truth: np.ndarray, draws: np.ndarray, groups: np.ndarray) -> float:
-    """Median over groups (genes) of the variance of the draws over that of the truth; 1 is right."""
+    """Median over groups (genes) of the variance of the draws over that of the truth; 1 is right.
+
+    Over groups in which truth and draws together have at least 10 molecules, NaN if there is none: a choice by the truth alone would
+    take genes that happen to vary there and not in draws of the same law.
+    """
     check_same_shape(truth, draws, "draws")
     check_same_shape(truth, groups, "groups")
-    n_groups = int(groups.max()) + 1
+    size = np.maximum(np.bincount(groups), 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(groups, values, len(size))
 
     def variance(values: np.ndarray) -> np.ndarray:
-        size = np.maximum(np.bincount(groups, minlength=n_groups), 1)
-        mean = np.bincount(groups, values, n_groups) / size
-        return np.bincount(groups, np.square(values - mean[groups]), n_groups) / size
+        mean = total(values) / size
+        return total(np.square(values - mean[groups])) / size
 
-    true = variance(np.asarray(truth, dtype=np.float64))
-    drawn = variance(np.asarray(draws, dtype=np.float64))
-    return float(np.median(drawn[true > 0] / true[true > 0]))
+    truth, draws = np.asarray(truth, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    compared = total(truth) + total(draws) >= MIN_MOLECULES
+    with np.errstate(divide="ignore", invalid="ignore"):  # a gene may vary in one of them only, or in neither
+        ratio = variance(draws)[compared] / variance(truth)[compared]
+    ratio = ratio[~np.isnan(ratio)]
+    return float(np.median(ratio)) if len(ratio) else float("nan")
 
 
 def k_sample_scores(truth: np.ndarray, draws: np.ndarray) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from countsdiff_sc._training_plan import default_max_epochs
+from countsdiff_sc._training_length import default_max_epochs
 from countsdiff_sc._validation import check_choice, check_number
 
 from ._baselines import _fit_rank_one

@@ -25,6 +25,17 @@ def test_metrics_of_entries_vanish_for_the_same_draws():
     assert evaluation.variance_ratio(TRUTH, TRUTH, groups) == pytest.approx(1.0)
     assert evaluation.wasserstein(TRUTH, TRUTH + 2) == pytest.approx(2.0)
     assert evaluation.variance_ratio(TRUTH, 2 * TRUTH, groups) == pytest.approx(4.0)
+    assert np.isnan(evaluation.variance_ratio(0 * TRUTH, 0 * TRUTH, groups))
+
+
+def test_sparse_genes_of_the_same_law_have_the_same_variance():
+    """Chosen by the truth alone, whose variance is above 0, genes of these laws have 0.8 to 0.9: some draws happen not to vary."""
+    rng = np.random.default_rng(0)
+    genes = np.repeat(np.arange(4000), 30)
+    mean = rng.lognormal(-3.0, 1.0, 4000)[genes]
+    truth, draws = rng.poisson(mean, (2, len(genes)))
+    # Five standard errors of the median of some 500 ratios, whose logarithms have a standard deviation of 0.6.
+    assert abs(np.log(evaluation.variance_ratio(truth, draws, genes))) < 5 * 1.25 * 0.6 / 500**0.5
     assert evaluation.zero_fraction_error(TRUTH, np.zeros(600)) == pytest.approx((TRUTH > 0).mean())
 
 
