@@ -64,7 +64,7 @@ def coverage(pit: np.ndarray, level: float) -> float:
 def interval_coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     """Fraction of hidden counts in their intervals, ends included: what a reader of the intervals will find.
 
-    Always at least the nominal level where the law is right, and often far above: an interval of whole counts cannot be cut
+    In expectation at least the nominal level where the law is right, and often far above: an interval of whole counts cannot be cut
     to a level. Of a Poisson of mean 0.1, the shortest that holds half of the probability is ``[0, 0]``, which holds 90%. To
     judge calibration use :func:`coverage`, which is exact.
 

@@ -102,7 +102,10 @@ def paper_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
 
 
 def likelihood_weight(schedule: SurvivalSchedule, t: Tensor) -> Tensor:
-    """``-p'(t) / (1 - p(t))``, the birth rate of a lost molecule: makes the loss a bound on ``-log P(x_0)``."""
+    """``-p'(t) / (1 - p(t))``, the birth rate of a lost molecule: makes the loss a bound on ``-log P(x_0)``.
+
+    ``1 - p`` counts as 1e-6 at least: so near to the data float32 does not resolve it.
+    """
     return -schedule.survival_prob_rate(t) / (1.0 - schedule.survival_prob(t)).clamp(min=1e-6)
 
 
