@@ -2,7 +2,8 @@
 
 ``conditioning="observed"`` shows the network the observed counts in full; ``"remask"`` generates everything and puts thinned
 observed counts back at every step, with fresh or coherent paths and with windows that are run several times. One model of
-default settings, or with another number of networks, imputes half of the entries of held-out cells in every way, and every way gets as many runs.
+default settings, or with another number of networks, imputes half of the entries of held-out cells in every way, and every way gets
+as many runs.
 
     pip install ".[benchmarks]"
     COUNTSDIFF_SC_DATA=folder python benchmarks/conditioning.py --csv conditioning.csv --markdown conditioning.md

@@ -63,8 +63,8 @@ class GenerationMixin(InferenceMixin):
         guidance_scale, attrition, births
             As in :meth:`impute`; an array of attrition by entry is ``n_obs`` x genes.
         library_size
-            Molecules of every cell, or of each, over the genes of the model; met to 2% at 200 molecules, and 0.7% at 1,000. By default cells get the
-            depth that comes of their first molecules, as spread as in the training data.
+            Molecules of every cell, or of each, over the genes of the model; met to 2% at 200 molecules, and 0.7% at 1,000. By
+            default cells get the depth that comes of their first molecules, as spread as in the training data.
         batch_size
             Cells generated together, by default as in :meth:`impute`.
         seed

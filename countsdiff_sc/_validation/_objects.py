@@ -96,7 +96,10 @@ def check_var_names(found: Sequence[str], expected: Sequence[str], *, where: str
         return
     if not found.is_unique:
         repeated = found[found.duplicated()].unique()
-        msg = f"{where} has {len(repeated)} gene names twice{some(repeated)}. Genes must have names of their own. Call var_names_make_unique()."
+        msg = (
+            f"{where} has {len(repeated)} gene names twice{some(repeated)}. Genes must have names of their own. Call "
+            "var_names_make_unique()."
+        )
         raise ValueError(msg)
     missing, extra = expected.difference(found, sort=False), found.difference(expected, sort=False)
     genes = "model.var_names" if where == "adata" else f"model.adata{where.removeprefix('mdata')}.var_names"
