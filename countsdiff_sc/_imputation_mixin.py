@@ -142,9 +142,8 @@ class ImputationMixin(InferenceMixin):
         )
         seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
         data, matrices = self._prepare(adata)
-        names = _writing.layer_names(layer, request.n_outputs)
         for matrix in matrices:
-            for name in names:
+            for name in _writing.layer_names(layer, request.n_outputs):
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
         outputs, rows, about = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         record = {
@@ -155,19 +154,7 @@ class ImputationMixin(InferenceMixin):
             "versions": _writing.versions(),
         }
         subset = None if np.array_equal(rows, np.arange(data.n_obs)) else rows
-        layers = []  # all of them are made before the first is written
-        for name, values in zip(names, outputs, strict=True):
-            offset = 0
-            for matrix, found in zip(matrices, about, strict=True):
-                n_vars = matrix.adata.n_vars
-                part = values if len(matrices) == 1 else values[:, offset : offset + n_vars]
-                layers.append((matrix, name, _writing.of_all_cells(matrix, name, part, subset), {**record, **found}))
-                offset += n_vars
-        for each in layers:
-            _writing.write_layer(*each)
-        if len(names) > 1:
-            for matrix in matrices:
-                _writing.remove_stale_draws(matrix, layer, names)
+        _writing.write_layers(matrices, layer, outputs, subset, [{**record, **found} for found in about])
 
     def get_imputed_counts(
         self,

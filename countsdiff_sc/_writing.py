@@ -14,12 +14,6 @@ from countsdiff_sc._constants import UNS_KEY
 from countsdiff_sc._counts import CountMatrix, dense
 
 
-def stack_rows(blocks: Sequence[np.ndarray | sparse.csr_matrix], rows: np.ndarray | None = None):
-    """Stack blocks of rows; with ``rows``, put row ``i`` of the stack where ``rows[i]`` ranks among ``rows``."""
-    stacked = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
-    return stacked if rows is None else stacked[np.argsort(rows, kind="stable")]
-
-
 def layer_names(layer: str, n_outputs: int) -> list[str]:
     """``imputed`` for one result, ``imputed_0``, ``imputed_1``, ... for several."""
     return [layer] if n_outputs == 1 else [f"{layer}_{index}" for index in range(n_outputs)]
@@ -35,7 +29,43 @@ def is_draw(record: Mapping[str, object]) -> bool:
     return record["estimate"] == "sample" and record["n_samples"] > 1
 
 
-def remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) -> None:
+def write_layers(
+    matrices: Sequence[CountMatrix],
+    layer: str,
+    outputs: Sequence[np.ndarray | sparse.csr_matrix],
+    rows: np.ndarray | None,
+    records: Sequence[Mapping[str, object]],
+) -> None:
+    """Write what was imputed, and how, into layers and ``uns``: everything or, if anything fails, nothing.
+
+    Parameters
+    ----------
+    matrices
+        Where the counts came from.
+    layer
+        Name of the layer, or of all draws, see :func:`layer_names`.
+    outputs
+        Imputed rows, dense or CSR, with the columns of all matrices side by side.
+    rows
+        Cells that they hold, or None for all; others keep what an earlier imputation put into the layer, if it was of the same kind,
+        else their counts.
+    records
+        What is noted about each matrix.
+    """
+    names, ends = layer_names(layer, len(outputs)), np.cumsum([matrix.adata.n_vars for matrix in matrices])
+    layers = []
+    for name, values in zip(names, outputs, strict=True):
+        for matrix, end, record in zip(matrices, ends, records, strict=True):
+            part = values if len(matrices) == 1 else values[:, end - matrix.adata.n_vars : end]
+            layers.append((matrix, name, _of_all_cells(matrix, name, part, rows), record))
+    for each in layers:
+        _write_layer(*each)
+    if len(names) > 1:
+        for matrix in matrices:
+            _remove_stale_draws(matrix, layer, names)
+
+
+def _remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) -> None:
     """Delete draws ``layer_0``, ``layer_1``, ... of an earlier imputation that this one, of ``names``, does not replace.
 
     A layer that was itself asked for as ``layer_1`` is not one of several draws, and stays.
@@ -47,21 +77,8 @@ def remove_stale_draws(matrix: CountMatrix, layer: str, names: Sequence[str]) ->
         matrix.adata.layers.pop(name, None)
 
 
-def of_all_cells(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None):
-    """An imputed layer, for which some cells were imputed or all.
-
-    Parameters
-    ----------
-    matrix
-        Where the counts came from.
-    layer
-        Name of the layer that is going to be written.
-    values
-        Imputed rows, dense or CSR.
-    rows
-        Cells that ``values`` holds, or None for all; others keep what an earlier imputation put into the layer, if it was of the same
-        kind, else their counts.
-    """
+def _of_all_cells(matrix: CountMatrix, layer: str, values, rows: np.ndarray | None):
+    """A layer's values, where some cells were imputed or all."""
     if rows is None:
         return values
     earlier = matrix.adata.layers.get(layer)
@@ -70,8 +87,7 @@ def of_all_cells(matrix: CountMatrix, layer: str, values, rows: np.ndarray | Non
     return _insert_rows(earlier if is_alike else matrix.values, values, rows)
 
 
-def write_layer(matrix: CountMatrix, layer: str, values, record: Mapping[str, object]) -> None:
-    """Write one imputed layer, of all cells, and its record into ``uns``."""
+def _write_layer(matrix: CountMatrix, layer: str, values, record: Mapping[str, object]) -> None:
     matrix.adata.layers[layer] = values
     records = dict(matrix.adata.uns.get(UNS_KEY, {}))
     records[layer] = {key: value for key, value in record.items() if value is not None}
@@ -79,16 +95,17 @@ def write_layer(matrix: CountMatrix, layer: str, values, record: Mapping[str, ob
 
 
 def _insert_rows(counts, values, rows: np.ndarray):
+    """Counts of all cells with some rows replaced, dense or CSR as what replaces them."""
     others = np.setdiff1d(np.arange(counts.shape[0]), rows)
     rest = counts[others]
     if sparse.issparse(values):
         rest = sparse.csr_matrix(rest)
         # A missing count has no integer: keep it NaN, with all others in float.
         kind = np.float32 if np.isnan(rest.data).any() else kernels.COUNT_TYPE
-        values, rest = values.astype(kind), rest.astype(kind)
+        stacked = sparse.vstack([values.astype(kind), rest.astype(kind)], format="csr")
     else:
-        rest = dense(rest).astype(values.dtype)
-    return stack_rows([values, rest], np.concatenate([rows, others]))
+        stacked = np.concatenate([values, dense(rest).astype(values.dtype)])
+    return stacked[np.argsort(np.concatenate([rows, others]))]
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data._constants import _MANAGER_UUID_KEY, _SCVI_UUID_KEY
 
+from countsdiff_sc._counts import dense
 from countsdiff_sc._validation import check_anndata, check_choice, check_number
 
 from ._masks import MECHANISMS
@@ -181,11 +182,10 @@ def dense_counts(adata: AnnData, layer: str | None, observed_mask_layer: str | N
         msg = "adata is backed. Entries can only be hidden in memory. Pass adata.to_memory(), or a subset of it."
         raise ValueError(msg)
     counts = adata.X if layer is None else adata.layers[layer]
-    counts = np.asarray(counts.toarray() if sparse.issparse(counts) else counts, dtype=np.float32)
+    counts = np.asarray(dense(counts), dtype=np.float32)
     known = ~np.isnan(counts)
     if observed_mask_layer is not None:
-        mask = adata.layers[observed_mask_layer]
-        known &= mask.toarray() if sparse.issparse(mask) else np.asarray(mask)
+        known &= dense(adata.layers[observed_mask_layer])
     return counts, known
 
 
