@@ -68,9 +68,9 @@ class CountsDiffModule(BaseModuleClass):
         Passed to the backbones named by ``denoiser``.
     """
 
-    #: Cells to which the dispersion is fitted, since its likelihood is dear. Among any 280 in a row are as many of each kind
-    #: that :mod:`._training_states` treats in a special way as among all: 7 has no factor in common with 8 and 10.
-    DISPERSION = slice(0, None, 7)
+    #: The dispersion is fitted to every so many-th cell, since its likelihood is dear. Among any 280 in a row are as many of each
+    #: kind that :mod:`._training_states` treats in a special way as among all: 7 has no factor in common with 8 and 10.
+    DISPERSION_EVERY = 7
 
     def __init__(
         self,
@@ -182,11 +182,11 @@ class CountsDiffModule(BaseModuleClass):
         if self.training:
             readout = self.net.read(*cells, apart=True)
             # Of a small minibatch all, so that every network has some.
-            some = self.DISPERSION if n_cells >= self.DISPERSION.step * self.net.n_members else slice(None)
+            every = self.DISPERSION_EVERY if n_cells >= self.DISPERSION_EVERY * self.net.n_members else 1
             # The divisors go into the weights, of which there are fewer than entries of the gradients.
             of_mean = mean_loss(readout, n_deaths, weight / n_cells)
-            n_deaths, per_target = n_deaths[some].contiguous(), per_target[some]
-            of_dispersion = dispersion_loss(readout.of(some), n_deaths, per_target / len(n_deaths))
+            n_fitted = len(range(0, n_cells, every))
+            of_dispersion = dispersion_loss(readout, n_deaths, per_target / n_fitted, every=every)
             return LossOutput(loss=of_mean + of_dispersion, n_obs_minibatch=n_cells)
         expected_births, dispersion = self.denoiser(*cells)
         by_cell = weighted_bregman_loss(n_deaths, expected_births, weight)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numba
 import numpy as np
 
-from ._exponential import exponential
-from ._places import find_places
+from ._elementary import exponential
 from ._random import fill_uniform, stream
 from ._threads import over_rows
 
@@ -38,7 +35,7 @@ def freeman_tukey(
     return residual
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
     one, four = np.float32(1.0), np.float32(4.0)
     unit = np.empty(counts.shape[1], dtype=np.float32)
@@ -54,83 +51,11 @@ def _residual(first, last, counts, prob, rate, least, scale, seed, residual):
 
 
 @numba.njit(inline="always")
-def _within(value, bounds):
+def within(value, bounds):
     """The value, or the bound that it is beyond; NaN stays NaN."""
     low, high = bounds
     value = high if value > high else value
     return low if value < low else value
-
-
-def gamma_poisson_loss(
-    log_ratio: np.ndarray,
-    log_dispersion: np.ndarray,
-    base_rate: np.ndarray,
-    counts: np.ndarray,
-    prob: np.ndarray,
-    lost: np.ndarray,
-    weight: np.ndarray,
-    *,
-    bounds: Bounds,
-    floor: float,
-    n_threads: int = 1,
-) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`w (\hat y - y \log \hat y)` for means :math:`\hat y = (1 - p)(r + x) \mu / (r + p \mu)` of the molecules lost.
-
-    Also its gradient by :math:`\log \mu`, which is :math:`w (\hat y - y)\, r / (r + p \mu)`, and 0 where the log-ratio is at or
-    beyond its bounds, or NaN. A logarithm is taken only where something was lost.
-
-    Parameters
-    ----------
-    log_ratio, log_dispersion, base_rate, counts, prob
-        Logarithms of the rate :math:`\mu` over ``base_rate`` and of the inverse dispersion :math:`r`, that rate, visible counts
-        :math:`x` and survival probability :math:`p`; float32, shape ``(B, G)``.
-    lost
-        Molecules lost :math:`y`, NaN for entries that do not count; float32, shape ``(B, G)``.
-    weight
-        :math:`w`, float32, shape ``(B,)``.
-    bounds
-        What the two logarithms are held within.
-    floor
-        Least :math:`\hat y` of which a logarithm is taken.
-    n_threads
-        Threads to use.
-    """
-    gradient = np.empty(counts.shape, dtype=np.float32)
-    matrices = (log_ratio, log_dispersion, base_rate, counts, prob, lost)
-    totals = over_rows(_loss, counts.shape, n_threads, *matrices, weight, bounds, np.float32(floor), gradient)
-    return math.fsum(totals), gradient
-
-
-# The order of a sum is left to the compiler, so that rows are added up as vectors.
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _loss(first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost, weight, bounds, floor, gradient):
-    total, zero, one = 0.0, np.float32(0.0), np.float32(1.0)
-    of_ratio, of_dispersion = bounds
-    low, high = of_ratio
-    n_columns = counts.shape[1]
-    mean, flags = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.bool_)
-    occupied = np.empty(n_columns, dtype=np.uint64)
-    for row in range(first, last):
-        births, logs = zero, zero
-        for column in range(n_columns):
-            k, p, y = log_ratio[row, column], prob[row, column], lost[row, column]
-            r = exponential(_within(log_dispersion[row, column], of_dispersion))
-            mu = exponential(_within(k, of_ratio)) * base_rate[row, column]
-            per_rate = one / (r + p * mu)
-            m = (one - p) * (r + counts[row, column]) * mu * per_rate
-            counted = y == y  # all but NaN
-            learned = y if counted & (m >= floor) else zero
-            gradient[row, column] = (
-                weight[row] * (m - learned) * r * per_rate if counted & (k > low) & (k < high) else zero
-            )
-            births += m if counted else zero
-            mean[column] = m
-            flags[column] = y > zero
-        for place in range(find_places(flags, occupied)):
-            column = occupied[place]
-            logs += lost[row, column] * np.log(max(mean[column], floor))
-        total += weight[row] * (births - logs)
-    return total
 
 
 def gamma_poisson_mixture(
@@ -155,7 +80,7 @@ def gamma_poisson_mixture(
         Logarithms of rates :math:`\mu_k` over ``base_rate``, and of inverse dispersions :math:`r_k`; float32, shape
         ``(E, B, G)``.
     base_rate, counts, prob, bounds
-        As in :func:`gamma_poisson_loss`.
+        As in :func:`~countsdiff_sc.kernels._losses.gamma_poisson_loss`.
     tiny
         Added above and below the fraction bar: where nothing can have been lost the inverse dispersion of a mixture is 1.
     n_threads
@@ -167,7 +92,7 @@ def gamma_poisson_mixture(
     return mean, inverse_dispersion
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _mixture(first, last, log_ratio, log_dispersion, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion):
     one, share = np.float32(1.0), np.float32(1.0 / len(log_ratio))
     of_ratio, of_dispersion = bounds
@@ -179,8 +104,8 @@ def _mixture(first, last, log_ratio, log_dispersion, base_rate, counts, prob, bo
         for member in range(len(log_ratio)):
             # By themselves, or the compiler takes one number at a time.
             for column in range(n_columns):
-                rate[column] = exponential(_within(log_ratio[member, row, column], of_ratio)) * base_rate[row, column]
-                dispersion[column] = exponential(_within(log_dispersion[member, row, column], of_dispersion))
+                rate[column] = exponential(within(log_ratio[member, row, column], of_ratio)) * base_rate[row, column]
+                dispersion[column] = exponential(within(log_dispersion[member, row, column], of_dispersion))
             for column in range(n_columns):
                 p, x, mu, r = prob[row, column], counts[row, column], rate[column], dispersion[column]
                 m = (one - p) * (r + x) * mu / (r + p * mu)

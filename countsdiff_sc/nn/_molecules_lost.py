@@ -52,8 +52,7 @@ class Readout:
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
         read = (tensor[:, cells] for tensor in (self.log_ratio, self.log_dispersion))
-        about = (tensor[cells] for tensor in self.about)
-        return Readout(*(tensor.contiguous() for tensor in (*read, *about)))
+        return Readout(*read, *(tensor[cells] for tensor in self.about))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
@@ -113,7 +112,7 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, log_ratio: Tensor, *others: Tensor) -> Tensor:
         *matrices, weight = arrays(log_ratio, *others)
-        total, gradient = kernels.gamma_poisson_loss(
+        total, gradient = kernels.mean_loss(
             *matrices, weight.ravel(), bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
         )
         ctx.save_for_backward(torch.from_numpy(gradient))
@@ -122,38 +121,46 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (by_log_ratio,) = ctx.saved_tensors
-        # As a rule this is where a loss's gradient starts, and a pass over all entries is saved.
-        return by_log_ratio if gradient == 1.0 else gradient * by_log_ratio, *[None] * 6
+        return _scaled(ctx.saved_tensors[0], gradient), *[None] * 6
 
 
-def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
-    """Sum of ``weight`` times :func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from."""
+def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor, *, every: int = 1) -> Tensor:
+    """Sum of ``weight`` times :func:`~countsdiff_sc.process._losses.negative_binomial_loss`, which the dispersion learns from.
+
+    Of every ``every``-th cell, the first one included; the others are not looked at.
+    """
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
     inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
     if compiles(*inputs):
-        return _DispersionLoss.apply(*inputs, weight)
-    mean, dispersion = molecules_lost(readout)
-    return (weight.squeeze(1) * negative_binomial_loss(n_deaths, mean.detach(), dispersion)).sum()
+        return _DispersionLoss.apply(every, *inputs, weight)
+    cells = slice(None, None, every)
+    mean, dispersion = molecules_lost(readout.of(cells))
+    return (weight[cells].squeeze(1) * negative_binomial_loss(n_deaths[cells], mean.detach(), dispersion)).sum()
 
 
 class _DispersionLoss(torch.autograd.Function):
     """Value, and gradient by the logarithm of the inverse dispersion."""
 
     @staticmethod
-    def forward(ctx, log_dispersion: Tensor, *others: Tensor) -> Tensor:
-        log_own, log_ratio, *about, n_deaths, weight = arrays(log_dispersion, *others)
-        options = {"n_threads": torch.get_num_threads()}
-        law = kernels.gamma_poisson_mixture(
-            log_ratio[None], log_own[None], *about, bounds=_BOUNDS, tiny=TINY, **options
+    def forward(ctx, every: int, log_dispersion: Tensor, log_ratio: Tensor, *others: Tensor) -> Tensor:
+        *matrices, weight = arrays(log_ratio, log_dispersion, *others)
+        total, gradient = kernels.dispersion_loss(
+            *matrices,
+            weight.ravel(),
+            every=every,
+            bounds=_BOUNDS,
+            floor=RATE_FLOOR,
+            n_threads=torch.get_num_threads(),
         )
-        nll, by_dispersion = kernels.negative_binomial_nll(n_deaths, *law, floor=RATE_FLOOR, **options)
-        low, high = _BOUNDS[1]
-        own = np.where((log_own > low) & (log_own < high), np.exp(np.minimum(log_own, high)), np.float32(0.0))
-        ctx.save_for_backward(torch.from_numpy(weight * by_dispersion * own))
-        return log_dispersion.new_tensor(weight.ravel() @ nll)
+        ctx.save_for_backward(torch.from_numpy(gradient))
+        return log_dispersion.new_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient * ctx.saved_tensors[0], *[None] * 6
+        return None, _scaled(ctx.saved_tensors[0], gradient), *[None] * 6
+
+
+def _scaled(by_log: Tensor, gradient: Tensor) -> Tensor:
+    """The product; as a rule a loss is where gradients start, and a pass over all entries is saved."""
+    return by_log if gradient == 1.0 else gradient * by_log

@@ -78,7 +78,7 @@ def negative_binomial_loss(n_deaths: Tensor, expected_births: Tensor, dispersion
     """Sum of :func:`negative_binomial_nll` over each cell's entries of which ``n_deaths`` is not NaN, ``(B, G)`` to ``(B,)``."""
     if not torch.is_grad_enabled() and compiles(n_deaths, expected_births, dispersion):
         inputs, n_threads = arrays(n_deaths, expected_births, dispersion), torch.get_num_threads()
-        nll, _ = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
+        nll = kernels.negative_binomial_nll(*inputs, floor=RATE_FLOOR, n_threads=n_threads)
         return torch.from_numpy(nll).to(n_deaths)
     mask, n_deaths = _mask_and_counts(n_deaths)
     return (mask * negative_binomial_nll(n_deaths, expected_births, dispersion)).sum(1)

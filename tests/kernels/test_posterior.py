@@ -96,9 +96,10 @@ def test_mixture(entries, n_members):
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("every", [1, 7])
 @pytest.mark.parametrize("depth", [0.7, 30.0])
-def test_dispersion_loss_and_its_gradient(entries, depth):
-    """Counts of one and of many molecules, with plain sums and series."""
+def test_dispersion_loss_and_its_gradient(entries, depth, every):
+    """Counts of one and of many molecules, with plain sums and series; of all cells, and of some."""
     counts, prob, rate, _ = entries
     n_deaths = torch.poisson(torch.full(SHAPE, depth), generator=generator(9)).masked_fill(prob == 1.0, torch.nan)
     log_ratio, log_dispersion = (logarithms(seed, (1, *SHAPE), spread=1.0) for seed in (6, 7))
@@ -107,17 +108,17 @@ def test_dispersion_loss_and_its_gradient(entries, depth):
     single, double = log_dispersion.clone().requires_grad_(), log_dispersion.double().requires_grad_()
     about = plain(rate, counts, prob)
     weight = torch.rand(SHAPE[0], 1, generator=generator(10))
-    found = dispersion_loss(Readout(log_ratio, single, rate, counts, prob), n_deaths, weight)
-    exact = dispersion_loss(Readout(log_ratio.double(), double, *about), *plain(n_deaths, weight))
+    found = dispersion_loss(Readout(log_ratio, single, rate, counts, prob), n_deaths, weight, every=every)
+    exact = dispersion_loss(Readout(log_ratio.double(), double, *about), *plain(n_deaths, weight), every=every)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
     found.backward()
     exact.backward()
     low, high = LOG_DISPERSION_RANGE
     inside = (log_dispersion > low) & (log_dispersion < high)
     torch.testing.assert_close(single.grad.double()[inside], double.grad[inside], rtol=1e-4, atol=1e-5)
-    assert not single.grad[
-        (log_dispersion < low) | (log_dispersion > high)
-    ].any()  # at a bound either derivative would do
+    beyond = (log_dispersion < low) | (log_dispersion > high)
+    assert not single.grad[beyond].any()  # at a bound either derivative would do
+    assert single.grad.any(2)[0].nonzero().flatten().tolist() == list(range(0, len(counts), every))
 
 
 def test_loss_of_counts_is_the_sum_of_logarithms(entries):
