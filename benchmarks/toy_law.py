@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import nbinom
 from torch import Tensor
 
 from countsdiff_sc.process import SurvivalSchedule
@@ -46,6 +47,17 @@ class Law:
         size_factor = np.exp(SIZE_FACTOR_SD * rng.standard_normal((n_rows, 1)))
         gamma = rng.gamma(1.0 / self.overdispersion, self.overdispersion, (n_rows, len(self.mean)))
         return rng.poisson(size_factor * self.mean * gamma).astype(np.float32)
+
+    def cdf(self, max_count: int) -> np.ndarray:
+        """Probability that each dimension is at most 0, 1, ..., ``max_count``, by quadrature over the size factor.
+
+        Shape ``(max_count + 1, G)``.
+        """
+        weight = np.exp(-0.5 * NODES**2)
+        mean = np.exp(SIZE_FACTOR_SD * NODES)[:, None, None] * self.mean
+        shape = 1.0 / self.overdispersion
+        given_size = nbinom.cdf(np.arange(max_count + 1)[:, None], shape, shape / (shape + mean))
+        return np.tensordot(weight / weight.sum(), given_size, axes=1)
 
     @property
     def variance(self) -> np.ndarray:
