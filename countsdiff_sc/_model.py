@@ -189,7 +189,8 @@ class CountsDiffSC(
         early_stopping, early_stopping_monitor, early_stopping_patience
             Whether to stop when the validation loss, computed on the same masks and times every ``n_members`` epochs, has not
             improved so many times, by default a third of the times there are and at least 10. In any case the last weights are
-            kept whose validation loss is above the lowest by less than a standard error of the difference over cells.
+            kept whose validation loss is above the lowest by less than a standard error of the difference over cells, but for the
+            tenth that gained most and the tenth that lost most.
         gradient_clip_val
             Largest gradient norm. The default is so low that practically every step reaches it: a minibatch with a few deep
             cells then steers no more than others.

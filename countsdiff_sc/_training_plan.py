@@ -21,13 +21,17 @@ MAX_GRADIENT = 0.03
 #: way to go, in some hundreds of steps, and a gradient that all genes agree on; that of one gene has a noisy one.
 LR_FACTORS = {"log_dispersion.common_bias": 30.0, "log_dispersion.bias": 10.0}
 
+#: One of so many validation cells is left out at either end of the differences by which weights are compared.
+ODD_CELLS = 10
+
 
 class CountsDiffTrainingPlan(pl.LightningModule):
     """How :class:`CountsDiffModule` is trained.
 
     What training leaves behind is the last moving average whose validation loss exceeds the lowest one by less than a standard
-    error of the difference over cells (as in Breiman et al. 1984). A run that goes on too long for few cells then costs time but
-    not accuracy, and a single odd cell, which can make up for the gains of all others, does not end the learning.
+    error of the difference over cells (as in Breiman et al. 1984), of which the tenth that gained most and the tenth that lost most
+    are left out. A run that goes on too long for few cells then costs time but not accuracy, and a few odd cells, which can make up
+    for what all others gain or lose, do not decide when the learning ends.
 
     Parameters
     ----------
@@ -57,16 +61,24 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup_fraction = lr, weight_decay, warmup_fraction
         self.n_obs_training = self.n_obs_validation = None  # set by scvi's TrainRunner
         self._last_step = 0
+        self._losses: list[tuple[torch.Tensor, int]] = []
         self._loss_by_cell: list[torch.Tensor] = []
         self._lowest: torch.Tensor | None = None
         self._kept_weights: dict[str, torch.Tensor] | None = None
 
     def training_step(self, batch, batch_idx):
         output = self.module(batch)
-        self.log(
-            "train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch
-        )
+        # Logged once an epoch: what Lightning does to log a step takes a sixteenth of one (1.6 of 25 ms).
+        self._losses.append((output.loss.detach(), output.n_obs_minibatch))
         return output.loss
+
+    def on_train_epoch_start(self):
+        self._losses = []
+
+    def on_train_epoch_end(self):
+        losses = torch.stack([loss for loss, _ in self._losses])
+        n_cells = torch.tensor([n for _, n in self._losses]).to(losses)
+        self.log("train_loss", losses @ n_cells / n_cells.sum(), prog_bar=True)
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         # After the optimiser, and only where it moved: gradient accumulation has batches without a step.
@@ -101,7 +113,9 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             self._kept_weights = {k: v.clone() for k, v in self.module.ema.state_dict().items()}
 
     def _difference(self, by_cell: torch.Tensor) -> tuple[float, float]:
-        """Mean over the cells of all devices, and its standard error."""
+        """Trimmed mean over the cells of all devices, and its standard error."""
+        n_odd = len(by_cell) // ODD_CELLS
+        by_cell = by_cell.sort().values[n_odd : len(by_cell) - n_odd]
         sums = torch.stack([torch.ones_like(by_cell), by_cell, by_cell.square()]).sum(1)
         n_cells, total, squares = self.all_gather(sums).view(-1, 3).sum(0).tolist()
         mean = total / n_cells
