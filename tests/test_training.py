@@ -35,6 +35,22 @@ def test_training_learns_the_cell_types():
     assert loss.min() < loss.iloc[0] - 0.05
 
 
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_cells(masked):
+    seen = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx):
+            seen.append((trainer.current_epoch, float(outputs["loss"]), len(next(iter(batch.values())))))
+
+    scvi.settings.seed = 0
+    model = CountsDiffSC(masked, **TINY, n_members=1)
+    model.train(3, accelerator="cpu", train_size=1.0, batch_size=40, callbacks=[Record()], **QUIET)  # 40 cells and 20
+    epochs, losses, sizes = map(np.array, zip(*seen, strict=True))
+    assert len(set(sizes)) == 2
+    expected = [np.average(losses[epochs == epoch], weights=sizes[epochs == epoch]) for epoch in range(3)]
+    np.testing.assert_allclose(model.history["train_loss"]["train_loss"].astype(float), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("inverse_dispersion", [0.2, 5.0])
 def test_training_learns_the_dispersion(inverse_dispersion):
     """That of all genes, and that of one gene that differs, from where it starts, 2.7, and in the steps of a default run."""
