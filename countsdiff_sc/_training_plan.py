@@ -20,7 +20,6 @@ MAX_GRADIENT = 0.03
 #: Learning rates of some parameters, by the end of their names, relative to that of the others. The dispersion of all genes has a
 #: way to go, in some hundreds of steps, and a gradient that all genes agree on; that of one gene has a noisy one.
 LR_FACTORS = {"log_dispersion.common_bias": 30.0, "log_dispersion.bias": 10.0}
-
 #: One of so many validation cells is left out at either end of the differences by which weights are compared.
 ODD_CELLS = 10
 
@@ -72,12 +71,10 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self._losses.append((output.loss.detach(), output.n_obs_minibatch))
         return output.loss
 
-    def on_train_epoch_start(self):
-        self._losses = []
-
     def on_train_epoch_end(self):
         losses = torch.stack([loss for loss, _ in self._losses])
         n_cells = torch.tensor([n for _, n in self._losses]).to(losses)
+        self._losses.clear()
         self.log("train_loss", losses @ n_cells / n_cells.sum(), prog_bar=True)
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
@@ -113,7 +110,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
             self._kept_weights = {k: v.clone() for k, v in self.module.ema.state_dict().items()}
 
     def _difference(self, by_cell: torch.Tensor) -> tuple[float, float]:
-        """Trimmed mean over the cells of all devices, and its standard error."""
+        """Mean over the cells of all devices without the odd ones of each, and its standard error."""
         n_odd = len(by_cell) // ODD_CELLS
         by_cell = by_cell.sort().values[n_odd : len(by_cell) - n_odd]
         sums = torch.stack([torch.ones_like(by_cell), by_cell, by_cell.square()]).sum(1)

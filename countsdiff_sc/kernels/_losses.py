@@ -193,7 +193,7 @@ def _nll_row(counts, mean, dispersion, log_excess, gradient, flags, occupied):
         gradient[column] = excess + (x - m) / (r + m) if counted else zero
         log_excess[column] = r * excess if counted else zero
         flags[column] = x > zero
-    for column in range(len(counts)):
+    for column in range(len(counts)):  # by itself, since a sum in order keeps a loop from being compiled to vectors
         of_zeros += log_excess[column]
     for place in range(find_places(flags, occupied)):
         column = occupied[place]

@@ -80,7 +80,7 @@ def gamma_poisson_mixture(
         Logarithms of rates :math:`\mu_k` over ``base_rate``, and of inverse dispersions :math:`r_k`; float32, shape
         ``(E, B, G)``.
     base_rate, counts, prob, bounds
-        As in :func:`~countsdiff_sc.kernels._losses.gamma_poisson_loss`.
+        As in :func:`~countsdiff_sc.kernels._losses.mean_loss`.
     tiny
         Added above and below the fraction bar: where nothing can have been lost the inverse dispersion of a mixture is 1.
     n_threads
