@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-#: Fewer entries than this are not worth waking a thread for: torch's own threads are still spinning on the other cores.
-MIN_ENTRIES = 2**18
+#: Fewer entries than this are not worth another thread: of a team that is there anyway, or of a pool that has to be woken.
+MIN_ENTRIES, MIN_ENTRIES_OF_POOL = 2**15, 2**18
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-# Threads do not survive a fork, which Windows does not have: a child that found this pool would wait for them for ever.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)
+#: Threads do not survive a fork. A child that counted on those of its parent would wait for them for ever.
+_PROCESS = os.getpid()
+_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def over_rows(kernel: Callable, shape: tuple[int, int], n_threads: int, *arguments) -> list:
@@ -33,9 +34,53 @@ def over_rows(kernel: Callable, shape: tuple[int, int], n_threads: int, *argumen
         Further arguments of the kernel.
     """
     n_rows, n_columns = shape
-    n_slices = max(1, min(n_threads, n_rows, n_rows * n_columns // MIN_ENTRIES))
+    n_threads = min(n_threads, n_rows)
+    team = _team() if n_threads > 1 and os.getpid() == _PROCESS else None
+    n_slices = max(1, min(n_threads, n_rows * n_columns // (MIN_ENTRIES_OF_POOL if team is None else MIN_ENTRIES)))
     bounds = [n_rows * i // n_slices for i in range(n_slices + 1)]
-    if n_slices > 1 and n_threads not in _pools:
-        _pools[n_threads] = ThreadPoolExecutor(n_threads - 1, thread_name_prefix="countsdiff_sc")
-    others = [_pools[n_threads].submit(kernel, *bounds[i : i + 2], *arguments) for i in range(1, n_slices)]
-    return [kernel(*bounds[:2], *arguments), *(other.result() for other in others)]
+
+    def call(i: int):
+        return kernel(*bounds[i : i + 2], *arguments)
+
+    if n_slices == 1:
+        return [call(0)]
+    return _by_pool(call, n_slices) if team is None else _by_team(team, call, n_slices)
+
+
+@cache
+def _team() -> Callable | None:
+    """What has a function run by all threads of GNU OpenMP, or of a runtime that answers to its names, if there is one.
+
+    On Linux these are torch's threads. They spin for a while after each operation, waiting for the next, so that they are there in
+    microseconds; others would have to be woken, and then to share the cores with them.
+    """
+    return getattr(ctypes.CDLL(None), "GOMP_parallel", None) if os.name == "posix" else None
+
+
+def _by_team(team: Callable, call: Callable[[int], object], n_slices: int) -> list:
+    """``call(0)``, ``call(1)``, ... by threads that take what is left, however many they are."""
+    results, errors, left = [None] * n_slices, [], iter(range(n_slices))
+
+    def region(_) -> None:
+        try:
+            for i in left:
+                results[i] = call(i)
+        except BaseException as error:  # noqa: BLE001 (an interruption too, which ctypes would forget)
+            errors.append(error)
+
+    team(_Region(region), None, n_slices, 0)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def _by_pool(call: Callable[[int], object], n_slices: int) -> list:
+    """The same by threads of Python and the calling one."""
+    pool = _pool(os.getpid(), n_slices - 1)
+    others = [pool.submit(call, i) for i in range(1, n_slices)]
+    return [call(0), *(other.result() for other in others)]
+
+
+@cache
+def _pool(_process: int, n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="countsdiff_sc")
