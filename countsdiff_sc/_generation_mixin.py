@@ -162,8 +162,8 @@ class GenerationMixin(InferenceMixin):
         is_number = np.issubdtype(values.dtype, np.number) and values.shape in {(), (n_obs,)}
         if not is_number or not np.isfinite(values).all() or (values < 0).any():
             msg = (
-                f"library_size={library_size!r} is not a number of molecules per cell. It must be a number of at least 0, or one "
-                f"for each of the {n_obs:,} cells. Pass for example library_size=2000."
+                f"library_size={_validation.brief(library_size)} is not a number of molecules per cell. It must be a number of at least 0, "
+                f"or one for each of the {n_obs:,} cells. Pass for example library_size=2000, or np.ravel(adata.X.sum(axis=1))."
             )
             raise ValueError(msg)
         return np.broadcast_to(values, n_obs).astype(np.float32)
@@ -228,7 +228,9 @@ class _ConditionDrawer:
                 obs[column] = names.remove_unused_categories()
         for key, columns in self.covariates.items():
             if columns:
-                fields[key] = self._registered(key)[rows]
+                values = self._registered(key)[rows]
+                # Columns of several types come as objects.
+                fields[key] = values.astype(np.float32) if key == REGISTRY_KEYS.CONT_COVS_KEY else values
                 obs = obs.join(self.manager.adata.obs[columns].iloc[rows].set_index(obs.index))
         return obs, fields
 
@@ -265,8 +267,8 @@ class _ConditionDrawer:
             return None
         if self.keys[key] is None:
             msg = (
-                f"{argument}={names!r} was given to a model that knows no {argument}. It must have been trained with a column "
-                f"of them. Leave {argument} out, or set the data up with {'labels_key' if argument == 'labels' else 'batch_key'} "
+                f"{argument}={_validation.brief(names)} was given to a model that knows no {argument}. It must have been trained with a "
+                f"column of them. Leave {argument} out, or set the data up with {'labels_key' if argument == 'labels' else 'batch_key'} "
                 "and train."
             )
             raise ValueError(msg)
@@ -289,8 +291,6 @@ class _ConditionDrawer:
 def _tensors(fields: dict[str, np.ndarray], cells: slice, module) -> dict[str, Tensor]:
     """A block's conditions in the form of a minibatch."""
     tensors = {key: torch.as_tensor(np.ascontiguousarray(values[cells])) for key, values in fields.items()}
-    if REGISTRY_KEYS.CONT_COVS_KEY in tensors:
-        tensors[REGISTRY_KEYS.CONT_COVS_KEY] = tensors[REGISTRY_KEYS.CONT_COVS_KEY].float()
     # The module reads the number of cells and the device off the counts, of which there are none yet.
     tensors[module.count_keys[0]] = torch.empty(cells.stop - cells.start, 0)
     return {key: values.to(module.device) for key, values in tensors.items()}

@@ -61,7 +61,8 @@ class ImputationMixin(InferenceMixin):
         Parameters
         ----------
         adata
-            The training data (default) or new data with the same genes.
+            The training data (default) or new data with the same genes. A view becomes a copy, as whenever something is written to
+            one: give it a name first (``v = adata[cells]``), or impute the whole with ``indices``.
         layer
             Name of the layer to write. Several samples go to ``imputed_0``, ``imputed_1``, ..., in place of all those of an
             earlier call.
@@ -311,8 +312,8 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
     if mask_given and is_training_data and tally.n_newly_hidden:
         messages.append(
             f"observed_mask hides {tally.n_newly_hidden:,} entries of the training data that were not hidden in training: "
-            "the model has learned from what stands there. Register the mask with setup_anndata(adata, "
-            "observed_mask_layer=...) and train again, unless that is meant."
+            "the model has learned from what stands there. Register the mask at setup, observed_mask_layer=..., and train again, "
+            "unless that is meant."
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)

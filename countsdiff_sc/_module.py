@@ -290,7 +290,8 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    # Of a matrix stored by columns the loader makes tensors by columns.
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1).contiguous()
 
 
 def observed_mask_key(count_key: str) -> str:

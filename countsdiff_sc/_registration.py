@@ -54,6 +54,11 @@ class ObsKeys:
             if argument.endswith("_keys") and isinstance(keys, str):
                 msg = f"{argument}={keys!r} is a string. It must be a list of columns. Pass {argument}=[{keys!r}]."
                 raise TypeError(msg)
+            if argument.endswith("_key") and not isinstance(keys, (str, type(None))):
+                msg = (
+                    f"{argument}={keys!r} is a {type(keys).__name__}. It must be the name of one column. Pass a string."
+                )
+                raise TypeError(msg)
             keys = [keys] if isinstance(keys, str) else keys or []
             for key in keys:
                 _validation.check_key(key, data.obs.columns, where=where, argument=argument)
@@ -270,7 +275,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask: ObservedMask) ->
         if mask is None:
             mask = np.ones(matrix.adata.shape, dtype=bool) if matrix.mask_layer is None else matrix.observed_mask
         elif isinstance(mask, str):
-            _validation.check_key(mask, matrix.adata.layers, where="the layers", argument=argument)
+            _validation.check_key(mask, matrix.adata.layers, where=f"{matrix.holder}.layers", argument=argument)
             mask = matrix.adata.layers[mask]
         masks.append(_validation.check_observed_mask(mask, matrix.adata, argument=argument))
     if len(masks) == 1:

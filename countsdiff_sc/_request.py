@@ -44,6 +44,13 @@ def rank_of_quantile(level: float, n_draws: int) -> int:
     return math.floor(place) if level < 0.5 else math.ceil(place)
 
 
+def _written(value: object) -> str:
+    """What is recorded of an argument that is neither a number nor a string."""
+    if isinstance(value, torch.Tensor):
+        return f"array of shape {tuple(value.shape)}"
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingRequest:
     """How molecules are brought back; the arguments that imputation and generation share.
@@ -97,6 +104,12 @@ class SamplingRequest:
                     where="the conditions of the model",
                     argument="a key of guidance_scale",
                 )
+        if self.guides and not module.condition_names:
+            msg = (
+                f"guidance_scale={self.guidance_scale} has no effect: the model has no conditions. It weighs labels, batches and "
+                "covariates. Register some of them, or leave it out."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         if self.guides and module.condition_names and not module.p_uncond:
             msg = (
                 f"guidance_scale={self.guidance_scale} was given to a model with p_uncond=0. Guidance compares with a network that is "
@@ -127,10 +140,10 @@ class SamplingRequest:
         return request
 
     def recorded(self) -> dict[str, object]:
-        """Arguments as they are written down: numbers and strings as they are, others by their ``repr``, None not at all."""
+        """Arguments as they are written down: numbers and strings as they are, others by what is written for them, None not at all."""
         given = {key: value for key, value in vars(self).items() if value is not None}
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
-        return {key: value if isinstance(value, (str, int, float)) else repr(value) for key, value in plain.items()}
+        return {key: value if isinstance(value, (str, int, float)) else _written(value) for key, value in plain.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -291,3 +291,12 @@ def test_conditions_of_a_model_without_them(adata):
         model.sample(3, labels="B")
     with pytest.raises(ValueError, match="knows no batch. .* with batch_key"):
         model.sample(3, batch="b0")
+
+
+def test_covariates_of_several_types():
+    adata = make_adata()
+    adata.obs["treated"] = adata.obs["percent_mito"] > 0.5
+    adata.obs["dose"] = (adata.obs["percent_mito"] * 9).astype(int).astype(str)
+    columns = ["percent_mito", "treated", "dose"]
+    CountsDiffSC.setup_anndata(adata, continuous_covariate_keys=columns)
+    assert list(train_tiny(adata, 1).sample(5, seed=0).obs.columns) == columns

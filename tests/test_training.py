@@ -126,6 +126,17 @@ def test_a_cell_counts_as_any_other_however_many_of_its_entries_are_targets(mask
     torch.testing.assert_close(output.loss, by_cell.mean(), rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.filterwarnings("ignore:Training will be faster when sparse")
+def test_storage_by_columns_changes_nothing(adata):
+    losses = []
+    for storage in (sparse.csr_matrix, sparse.csc_matrix, np.asfortranarray):
+        counts = adata.X.toarray() if storage is np.asfortranarray else adata.X
+        data = AnnData(storage(counts), obs=adata.obs, var=adata.var)
+        CountsDiffSC.setup_anndata(data)
+        losses.append(float(train_tiny(data).history["train_loss"].iloc[-1, 0]))
+    assert losses[1:] == losses[:1] * 2
+
+
 def test_same_seed_same_model(masked):
     first, second = (train_tiny(masked).get_imputed_counts() for _ in range(2))
     np.testing.assert_array_equal(first, second)

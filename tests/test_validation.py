@@ -520,3 +520,48 @@ def test_a_model_is_loaded_with_data_that_have_no_labels(adata, tmp_path):
     del new.obs["cell_type"]
     CountsDiffSC.load(tmp_path / "model", new).impute()
     assert (new.obs["cell_type"] == "unknown").all()
+
+
+def test_what_is_long_is_cut_off(masked_model, masked):
+    with pytest.raises(ValueError, match="does not select cells") as caught:
+        masked_model.impute(masked, indices=list(range(5000)))
+    assert len(str(caught.value)) < 400
+    with pytest.raises(ValueError, match=r"of shape \(60, 1\) is not a number of molecules") as caught:
+        masked_model.sample(30, library_size=masked.X.sum(axis=1))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_mask_that_is_masked_itself(masked_model, masked, observed_mask):
+    masked.layers["observed"] = np.ma.masked_array(observed_mask, mask=~observed_mask)
+    for call in (
+        lambda: masked_model.impute(masked, observed_mask=masked.layers["observed"]),
+        lambda: CountsDiffSC.setup_anndata(masked, observed_mask_layer="observed"),
+    ):
+        with pytest.raises(TypeError, match="is a masked array"):
+            call()
+
+
+def test_values_behind_a_mask_must_be_counts_too_and_the_message_says_which(adata, observed_mask):
+    adata.layers["observed"] = observed_mask
+    adata.X = np.where(observed_mask, adata.X.toarray(), -1.0)
+    with pytest.raises(ValueError, match="NaN or any count where the mask is False"):
+        CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+
+
+@pytest.mark.parametrize("argument", ["labels_key", "batch_key"])
+def test_a_list_where_one_column_is_meant(adata, argument):
+    with pytest.raises(TypeError, match=rf"{argument}=\['cell_type'\] is a list"):
+        CountsDiffSC.setup_anndata(adata, **{argument: ["cell_type"]})
+
+
+def test_guidance_of_a_model_without_conditions_says_that_it_does_nothing(adata):
+    CountsDiffSC.setup_anndata(adata)
+    with pytest.warns(UserWarning, match="guidance_scale=3 has no effect"):
+        train_tiny(adata, 1).get_imputed_counts(guidance_scale=3)
+
+
+def test_a_layer_of_a_modality_that_does_not_exist(mdata):
+    CountsDiffSC.setup_mudata(mdata)
+    mdata.mod["rna"].layers["seen"] = np.ones(mdata.mod["rna"].shape, dtype=bool)
+    with pytest.raises(KeyError, match=r"not in mdata.mod\['prot'\].layers"):
+        train_tiny(mdata, 1).impute(observed_mask="seen")

@@ -8,6 +8,7 @@ from ._arguments import (
     check_indices,
     check_key,
     check_no_further,
+    check_not_string,
     check_number,
     check_output_layer,
     check_quantiles,
@@ -40,8 +41,10 @@ from ._objects import (
     check_type,
     check_var_names,
 )
+from ._wording import brief
 
 __all__ = [
+    "brief",
     "check_anndata",
     "check_categories",
     "check_choice",
@@ -56,6 +59,7 @@ __all__ = [
     "check_no_further",
     "check_no_missing_category",
     "check_not_empty",
+    "check_not_string",
     "check_not_view",
     "check_number",
     "check_observed_mask",

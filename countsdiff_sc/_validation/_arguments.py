@@ -11,6 +11,8 @@ import numpy as np
 
 from countsdiff_sc._counts import CountMatrix
 
+from ._wording import brief
+
 
 def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
     """Raise ``KeyError`` with the nearest names unless ``key`` is one of ``available``."""
@@ -33,6 +35,13 @@ def check_no_further(arguments: Iterable[str], *, known: Sequence[str]) -> None:
             f"{name!r} is not an argument. It must be one of {known}. "
             f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
         )
+        raise TypeError(msg)
+
+
+def check_not_string(name: str, value: object) -> None:
+    """Raise ``TypeError`` for a string in place of a list of names, which would be taken letter by letter."""
+    if isinstance(value, str):
+        msg = f"{name}={value!r} is a string. It must be a list of names. Pass [{value!r}]."
         raise TypeError(msg)
 
 
@@ -71,7 +80,7 @@ def check_quantiles(quantiles: Sequence[float] | None) -> None:
     is_valid = levels.ndim == 1 and levels.size and np.issubdtype(levels.dtype, np.floating)
     if not is_valid or not ((levels > 0.0) & (levels < 1.0)).all():
         msg = (
-            f"quantiles={quantiles!r} are not levels. They must be a sequence of numbers strictly between 0 and 1, at "
+            f"quantiles={brief(quantiles)} are not levels. They must be a sequence of numbers strictly between 0 and 1, at "
             "least one. Pass for example quantiles=(0.05, 0.95)."
         )
         raise ValueError(msg)
@@ -87,7 +96,7 @@ def check_indices(indices, n_obs: int) -> np.ndarray:
     is_valid = rows.ndim == 1 and rows.size and np.issubdtype(rows.dtype, np.integer)
     if not is_valid or rows.min() < 0 or rows.max() >= n_obs or len(np.unique(rows)) < len(rows):
         msg = (
-            f"indices={indices!r} does not select cells. It must hold distinct integers in [0, {n_obs}), at least one, "
+            f"indices={brief(indices)} does not select cells. It must hold distinct integers in [0, {n_obs}), at least one, "
             "or a boolean per cell. Pass for example np.flatnonzero(adata.obs['batch'] == 'a')."
         )
         raise ValueError(msg)

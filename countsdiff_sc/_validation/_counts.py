@@ -53,7 +53,7 @@ def check_counts(matrix: CountMatrix) -> bool:
             raise TypeError(msg)
         nan = np.isnan(stored)
         n_missing += int(nan.sum())
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN, and 2^24 in half precision
             bad = ~nan & ((stored < 0) | (stored > MAX_COUNT) | (stored != np.floor(stored)))
         if bad.any():
             bad_rows, bad_columns = _positions(rows, bad)
@@ -68,7 +68,7 @@ def check_counts(matrix: CountMatrix) -> bool:
     msg = (
         f"{matrix.location} holds {n_bad:,} values that are not counts, in {n_bad_cells:,} of {values.shape[0]:,} cells "
         f"(first: {value:.10g} in cell {str(matrix.adata.obs_names[cell])!r}, gene {str(matrix.adata.var_names[gene])!r}). "
-        f"CountsDiffSC models raw counts: non-negative integers up to 2^24, NaN where missing. "
+        f"CountsDiffSC models raw counts: non-negative integers up to 2^24, {_what_is_missing(matrix)}. "
         f"Pass the layer with raw counts: {_setup_with_layer(matrix)}; "
         f"{_where_counts_may_be(matrix)}."
     )
@@ -80,6 +80,10 @@ def _positions(rows, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.nonzero(bad)
     entry = np.flatnonzero(bad)
     return np.searchsorted(rows.indptr, entry, side="right") - 1, rows.indices[entry]
+
+
+def _what_is_missing(matrix: CountMatrix) -> str:
+    return "NaN where missing" if matrix.mask_layer is None else "NaN or any count where the mask is False"
 
 
 def _setup_with_layer(matrix: CountMatrix) -> str:
@@ -122,6 +126,12 @@ def check_observed_mask(mask, adata: AnnData, *, argument: str):
             )
             raise ValueError(msg)
         mask = mask.to_numpy()
+    if isinstance(mask, np.ma.MaskedArray):
+        msg = (
+            f"{argument} is a masked array. It must be a plain array of booleans, True where the count was observed, since a mask of a "
+            "mask says neither. Pass its .filled(False)."
+        )
+        raise TypeError(msg)
     if not sparse.issparse(mask):
         mask = np.asarray(mask)
     if mask.dtype != bool:

@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi.data._constants import _MANAGER_UUID_KEY, _SCVI_UUID_KEY
 
 from countsdiff_sc._counts import dense
-from countsdiff_sc._validation import check_anndata, check_choice, check_number
+from countsdiff_sc._validation import check_anndata, check_choice, check_not_string, check_number
 
 from ._masks import MECHANISMS
 from ._registry import BASELINES
@@ -93,7 +93,7 @@ def hold_out(
     KeyError
         If there is no such column of labels.
     TypeError
-        For MuData.
+        For MuData, and if ``baselines`` is a string.
     ValueError
         If ``mechanism`` or a baseline is not known, nothing is hidden, or ``adata`` is backed.
 
@@ -112,6 +112,7 @@ def hold_out(
     >>> countsdiff_sc.evaluation.hold_out(adata, fit).table  # doctest: +SKIP
     """
     check_anndata(adata, method="hold_out")
+    check_not_string("baselines", baselines)
     for baseline in baselines:
         check_choice("baselines", baseline, sorted(BASELINES))
     check_choice("mechanism", mechanism, sorted(MECHANISMS))

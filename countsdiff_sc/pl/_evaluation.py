@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from countsdiff_sc._validation import check_not_string
+
 #: A panel ends where methods are worse than the best by this factor.
 MAX_RATIO = 3.0
 
@@ -30,14 +32,15 @@ def evaluation(table: pd.DataFrame, *, metrics: Sequence[str] = ("poisson_devian
     ------
     KeyError
         If ``table`` lacks one of them.
-    ValueError
-        If there are none.
+    TypeError, ValueError
+        If they are a string, or there are none.
 
     Examples
     --------
     >>> table = model.evaluate(seed=range(3))  # doctest: +SKIP
     >>> countsdiff_sc.pl.evaluation(table)  # doctest: +SKIP
     """
+    check_not_string("metrics", metrics)
     if not metrics:
         msg = "metrics is empty. There is a panel for each. Pass the names of one column or several."
         raise ValueError(msg)

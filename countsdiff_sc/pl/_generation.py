@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import sparse
 
+from countsdiff_sc._validation import check_anndata, check_key
+
 #: Real cells are grey and drawn below.
 _COLORS = {"real": "0.6", "generated": "C0"}
 #: Neighbours of a cell in the embedding, as in scanpy, where there are as many cells.
@@ -37,6 +39,8 @@ def generated(real: AnnData, generated: AnnData, *, layer: str | None = None, se
 
     Raises
     ------
+    KeyError, TypeError
+        If ``layer`` does not exist, or something is no AnnData; of a MuData pass one modality.
     ValueError
         If the genes differ, there are fewer than 4 cells in all, or real ones have no counts.
 
@@ -45,6 +49,10 @@ def generated(real: AnnData, generated: AnnData, *, layer: str | None = None, se
     >>> cells = model.sample(held_out.n_obs, labels=held_out.obs["cell_type"])  # doctest: +SKIP
     >>> countsdiff_sc.pl.generated(held_out, cells)  # doctest: +SKIP
     """
+    for name, cells in (("real", real), ("generated", generated)):
+        check_anndata(cells, method=f"pl.generated, as {name},")
+    if layer is not None:
+        check_key(layer, real.layers, where="real.layers", argument="layer")
     if not real.var_names.equals(generated.var_names):
         msg = (
             f"real has {real.n_vars:,} genes and generated {generated.n_vars:,}, and they are not the same in the same order. "

@@ -22,7 +22,15 @@ def training_curve(model, *, ax: Axes | None = None) -> Axes:
         A trained :class:`~countsdiff_sc.CountsDiffSC`.
     ax
         Axes to draw on; new ones by default.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is not trained.
     """
+    if not model.is_trained:
+        msg = "The model is not trained. The curve is that of its training. Call model.train() first."
+        raise RuntimeError(msg)
     ax = plt.subplots()[1] if ax is None else ax
     for name, style in (("train_loss", {"color": "0.6"}), ("validation_loss", {"color": "C0"})):
         if name in model.history:

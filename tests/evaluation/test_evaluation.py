@@ -110,6 +110,11 @@ def test_hold_out_of_nothing_or_everything_is_refused(fraction):
         evaluation.hold_out(make_adata(), None, fraction=fraction)
 
 
+def test_a_string_is_no_list_of_baselines():
+    with pytest.raises(TypeError, match=r"Pass \['zeros'\]"):
+        evaluation.hold_out(make_adata(), None, baselines="zeros")
+
+
 def test_hold_out_refuses_backed_data(tmp_path):
     make_adata().write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match="adata is backed"):

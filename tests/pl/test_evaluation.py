@@ -39,6 +39,11 @@ def test_no_metrics():
         pl.evaluation(TABLE, metrics=())
 
 
+def test_a_string_is_no_list_of_metrics():
+    with pytest.raises(TypeError, match=r"Pass \['rmse_log1p'\]"):
+        pl.evaluation(None, metrics="rmse_log1p")
+
+
 def test_a_metric_that_is_not_in_the_table():
     with pytest.raises(KeyError, match="'spearman' is not a column .* must be of the form .* Pass one"):
         pl.evaluation(TABLE, metrics=["spearman"])

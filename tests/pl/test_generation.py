@@ -50,3 +50,11 @@ def test_real_counts_may_stand_in_a_layer():
     axes = pl.generated(real, make_adata(seed=1), layer="counts").axes
     x = real.layers["counts"].toarray()
     np.testing.assert_allclose(axes[2].lines[0].get_xdata(), x.mean(0), rtol=1e-6)
+
+
+def test_of_several_modalities_one_is_drawn(mdata):
+    for pair in ((mdata, mdata["rna"]), (mdata["rna"], mdata)):
+        with pytest.raises(TypeError, match="for example mdata"):
+            pl.generated(*pair)
+    with pytest.raises(KeyError, match="layer='counts' is not in real.layers"):
+        pl.generated(mdata["rna"], mdata["rna"], layer="counts")

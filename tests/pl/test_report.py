@@ -2,7 +2,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from countsdiff_sc import pl
+from countsdiff_sc import CountsDiffSC, pl
 from countsdiff_sc.evaluation import Holdout
 
 mpl.use("Agg")
@@ -28,3 +28,8 @@ def test_report_has_the_training_curve_and_the_hidden_entries(masked_model):
     figure = pl.report(Holdout(masked_model, truth, truth, None))
     assert [ax.get_title() for ax in figure.axes] == ["Training", "Hidden entries"]
     assert len(figure.axes[0].lines) == 2
+
+
+def test_a_curve_needs_training(masked):
+    with pytest.raises(RuntimeError, match="not trained"):
+        pl.training_curve(CountsDiffSC(masked))
