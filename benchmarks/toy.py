@@ -168,16 +168,17 @@ def dimensions(results: pd.DataFrame, metric: str, steps: int) -> pd.DataFrame:
 
 
 def training_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Parameters of each model, its validation loss after each quarter of training and at its best, and the least possible."""
+    """Parameters of each model, its validation loss after each quarter of training, and the least possible."""
     at = results[results["metric"] == "validation loss"]
     losses = at.pivot_table(index="method", columns="steps", values="value")
     parameters = results[results["metric"] == "parameters"].groupby("method")["value"].first()
     checks = [step for step in losses.columns if step]
     table = losses.loc[list(MODELS), [checks[round(len(checks) * q / 4) - 1] for q in (1, 2, 3, 4)]]
-    table = table.assign(best=losses.min(axis=1)).map("{:.4f}".format)
+    table = table.map("{:.4f}".format)
     table.insert(0, "parameters", parameters.map("{:.0f}".format))
-    table.loc[EXACT] = ["", "", "", "", "", f"{losses.loc[EXACT, 0]:.4f}"]
-    return table.rename(columns=str)
+    table = table.rename(columns=str).assign(**{"least possible": ""})
+    table.loc["CountsDiff", "least possible"] = f"{losses.loc[EXACT, 0]:.4f}"
+    return table
 
 
 def markdown_table(table: pd.DataFrame, digits: int = 3) -> str:

@@ -22,8 +22,6 @@ from countsdiff_sc.evaluation._masked_diffusion import remdm_sample
 N_PARAMETERS = 20_000
 #: Sines and cosines of time that a network reads.
 N_FREQUENCIES = 6
-#: Share of the rows of count diffusion trained with no molecule left, where sampling starts.
-EMPTY_FRACTION = 0.1
 BATCH_SIZE, LR, EMA_DECAY, MAX_GRADIENT = 512, 2e-3, 0.999, 1.0
 
 
@@ -72,7 +70,6 @@ class CountsDiff(nn.Module):
 def count_loss(denoise, x_0: Tensor, generator: torch.Generator) -> Tensor:
     """Loss of the mean plus loss of the dispersion, in nats per row; times are continuous and uniform."""
     t = torch.rand(len(x_0), generator=generator)
-    t[: math.ceil(EMPTY_FRACTION * len(x_0))] = 1.0  # rows come in random order
     x_t = process.thin(x_0, denoise.schedule.survival_prob(t).unsqueeze(1), generator=generator)
     (expected, dispersion), n_deaths = denoise(x_t, t), x_0 - x_t
     of_mean = process.bregman_loss(n_deaths, expected)
@@ -188,14 +185,14 @@ MODELS = {"CountsDiff": CountsDiff, "Gaussian": GaussianDiffusion, "masked": Mas
 def fit(
     model: nn.Module, train: Tensor, validation: Tensor, *, n_steps: int, n_checks: int, seed: int
 ) -> Iterator[tuple[int, float]]:
-    """Train in place; yield the step and the validation loss of the averaged weights, and keep the best of those.
+    """Train in place; yield the step and the validation loss of the averaged weights, of which the last stay.
 
     Adam, one cycle of the learning rate, and a moving average of the weights, for every model.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=n_steps + 1, pct_start=0.1)
-    average, best, best_loss = copy.deepcopy(model).requires_grad_(False), model.state_dict(), math.inf
+    average = copy.deepcopy(model).requires_grad_(False)
     for step in range(1, n_steps + 1):
         rows = torch.randint(len(train), (BATCH_SIZE,), generator=generator)
         optimizer.zero_grad()
@@ -207,8 +204,5 @@ def fit(
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], weight)
         if step % max(n_steps // n_checks, 1) == 0:
             with torch.no_grad():  # the same noise at every check
-                loss = float(average.loss(validation, torch.Generator().manual_seed(0)))
-            if loss < best_loss:
-                best, best_loss = copy.deepcopy(average.state_dict()), loss
-            yield step, loss
-    model.load_state_dict(best)
+                yield step, float(average.loss(validation, torch.Generator().manual_seed(0)))
+    model.load_state_dict(average.state_dict())
