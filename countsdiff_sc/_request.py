@@ -46,8 +46,6 @@ def rank_of_quantile(level: float, n_draws: int) -> int:
 
 def _written(value: object) -> str:
     """What is recorded of an argument that is neither a number nor a string."""
-    if isinstance(value, torch.Tensor):
-        return f"array of shape {tuple(value.shape)}"
     return getattr(value, "__qualname__", None) or repr(value)
 
 
