@@ -51,10 +51,9 @@ class ObsKeys:
         """Raise ``KeyError`` for columns that do not exist, ``ValueError`` for categories or values that are missing."""
         where, used_by = obs_name(data), {}
         for argument, keys in vars(self).items():
-            if argument.endswith("_keys") and isinstance(keys, str):
-                msg = f"{argument}={keys!r} is a string. It must be a list of columns. Pass {argument}=[{keys!r}]."
-                raise TypeError(msg)
-            if argument.endswith("_key") and not isinstance(keys, (str, type(None))):
+            if argument.endswith("_keys"):
+                _validation.check_not_string(argument, keys)
+            elif not isinstance(keys, (str, type(None))):
                 msg = (
                     f"{argument}={keys!r} is a {type(keys).__name__}. It must be the name of one column. Pass a string."
                 )
