@@ -6,7 +6,8 @@ better than cells per second do. Run with
     python benchmarks/speed.py --threads 2 --json speed.json --markdown speed.md
 
 or name some ``--sections``: training, imputation, thinning, accuracy. The last needs the data of
-``benchmarks/imputation.py``. On a machine that others use too, ``--cpu-time`` with one thread is less noisy.
+``benchmarks/imputation.py``. On a machine that others use too, ``--cpu-time`` with one thread is less noisy. With
+``--accelerator gpu`` all of it but thinning is done there, scVI's part too; MAGIC has no such version.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from countsdiff_sc.kernels import thin_counts
 
 #: Network passes of the paper's procedure for one imputed cell: steps x (conditional, unconditional) x repeats.
 PAPER_PASSES = 20 * 2 * 3
-QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+QUIET = {"enable_progress_bar": False}
 #: One measurement: what, its value, its unit, and the bar, which a value must reach, or must not exceed where negative.
 Row = tuple[str, float, str, float | None]
 
@@ -58,9 +59,14 @@ def synthetic_counts(n_obs: int, n_genes: int, *, seed: int = 0) -> anndata.AnnD
 
 
 class Clock:
-    """Wall time, or processor time of this process."""
+    """Wall time, after all that a GPU was given to do, or processor time of this process."""
 
     read = staticmethod(time.perf_counter)
+
+
+def wall_time_of_gpu() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -78,23 +84,27 @@ def rates(functions: dict[str, tuple[Callable[[], object], int]], n_rounds: int)
     return {name: n_units / float(np.median(times[name])) for name, (_, n_units) in functions.items()}
 
 
-def gemm_peak(*, size: int = 1024, n_rounds: int = 50) -> float:
+def gemm_peak(device: torch.device, *, n_rounds: int = 50) -> float:
     """Best measured matrix-product rate in GFLOP/s, single precision."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.rand(size, size, device=device) for _ in range(2))
     return max(2e-9 * size**3 / seconds(lambda: a @ b) for _ in range(n_rounds))
 
 
 # ---------------------------------------------------------------------- training
 
 
-def optimiser_step(adata: anndata.AnnData, *, batch_size: int, **model_kwargs) -> tuple[Callable[[], None], int]:
+def optimiser_step(
+    adata: anndata.AnnData, device: torch.device, *, batch_size: int, **model_kwargs
+) -> tuple[Callable[[], None], int]:
     """One step as in training (loss, gradients, clipping, AdamW, moving average) and the cells it works off."""
     model = CountsDiffSC(adata, **model_kwargs)
     model._set_reference([estimate_reference(matrix) for matrix in model._count_matrices(adata)])
-    module, key = model.module.train(), model.module.count_keys[0]
+    module, key = model.module.train().to(device), model.module.count_keys[0]
     n_cells = batch_size * module.net.n_members
     optimizer = torch.optim.AdamW(module.net.parameters(), lr=1e-3, fused=True)
-    counts, zeros = torch.as_tensor(adata.X[:n_cells].toarray()), torch.zeros(n_cells, 1)
+    counts = torch.as_tensor(adata.X[:n_cells].toarray(), device=device)
+    zeros = torch.zeros(n_cells, 1, device=device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -125,13 +135,14 @@ def gigaflop(function: Callable[[], object]) -> float:
 def training(options: argparse.Namespace) -> Iterator[Row]:
     """Optimiser steps beside full attention over genes, train loops beside scVI's, and the share of the GEMM peak."""
     adata = synthetic_counts(options.cells, options.genes)
-    step, n_cells = optimiser_step(adata, batch_size=options.batch_size)
-    attention = optimiser_step(adata, batch_size=options.batch_size, denoiser="full_attention", n_members=1)
+    sizes = {"device": options.device, "batch_size": options.batch_size}
+    step, n_cells = optimiser_step(adata, **sizes)
+    attention = optimiser_step(adata, **sizes, denoiser="full_attention", n_members=1)
     found = rates({"ours": (repeat(step, 30), 30 * n_cells), "attention": attention}, options.rounds)
     yield "training, optimiser steps", found["ours"], "cells/s", None
     yield "training, optimiser steps, full attention", found["attention"], "cells/s", None
     yield "training, over full attention", found["ours"] / found["attention"], "x", 1000.0
-    peak, work = gemm_peak(), gigaflop(step)
+    peak, work = gemm_peak(options.device), gigaflop(step)
     yield "matrix products, peak", peak, "GFLOP/s", None
     yield "matrix products of a step", work, "GFLOP", None
     yield "matrix products of training, of the peak", found["ours"] / n_cells * work / peak, "", 0.35
@@ -147,9 +158,9 @@ def train_loop(model_class: type, adata: anndata.AnnData, options: argparse.Name
     own, n_epochs = adata.copy(), 6
     model_class.setup_anndata(own)
     model = model_class(own)
-    model.train(1, batch_size=options.batch_size, **QUIET)
+    model.train(1, options.accelerator, batch_size=options.batch_size, **QUIET)
     n_cells = n_epochs * len(model.train_indices)
-    return lambda: model.train(n_epochs, batch_size=options.batch_size, **QUIET), n_cells
+    return lambda: model.train(n_epochs, options.accelerator, batch_size=options.batch_size, **QUIET), n_cells
 
 
 # ---------------------------------------------------------------------- imputation
@@ -161,13 +172,13 @@ def imputation(options: argparse.Namespace) -> Iterator[Row]:
     observed = np.random.default_rng(0).random(adata.shape) < 0.5
     adata.X = sparse.csr_matrix(adata.X.multiply(observed))
     adata.layers["observed"] = observed
-    ours, rival = trained_pair(adata)
+    ours, rival = trained_pair(adata, options)
     functions = {
         "mean": (ours.get_imputed_counts, adata.n_obs),
         "draw": (lambda: ours.get_imputed_counts(estimate="sample"), adata.n_obs),
         "draws": (lambda: ours.get_imputed_counts(estimate="sample", n_samples=5), adata.n_obs),
         "scVI": (lambda: rival.posterior_predictive_sample(n_samples=5), adata.n_obs),
-        "pass": attention_pass(adata, n_cells=64),
+        "pass": attention_pass(adata, options.device, n_cells=64),
     }
     magic = magic_run(adata)
     found = rates(functions | ({"MAGIC": (magic, adata.n_obs)} if magic else {}), options.rounds)
@@ -183,26 +194,27 @@ def imputation(options: argparse.Namespace) -> Iterator[Row]:
     yield "imputation, 1 draw, over the paper's procedure", found["draw"] / found["pass"] * PAPER_PASSES, "x", 1000.0
 
 
-def trained_pair(adata: anndata.AnnData) -> tuple[CountsDiffSC, scvi.model.SCVI]:
+def trained_pair(adata: anndata.AnnData, options: argparse.Namespace) -> tuple[CountsDiffSC, scvi.model.SCVI]:
     """Our default model and scVI's, trained for an epoch: more would not change how long imputation takes."""
     models = []
     for model_class, setup in ((CountsDiffSC, {"observed_mask_layer": "observed"}), (scvi.model.SCVI, {})):
         own = adata.copy()
         model_class.setup_anndata(own, **setup)
         models.append(model_class(own))
-        models[-1].train(1, **QUIET)
+        models[-1].train(1, options.accelerator, **QUIET)
     return tuple(models)
 
 
 @torch.inference_mode()
-def attention_pass(adata: anndata.AnnData, *, n_cells: int) -> tuple[Callable[[], object], int]:
+def attention_pass(adata: anndata.AnnData, device: torch.device, *, n_cells: int) -> tuple[Callable[[], object], int]:
     """One network pass of full attention over genes."""
-    module = CountsDiffSC(adata.copy(), denoiser="full_attention", n_members=1).module.eval()
-    counts, zeros = torch.as_tensor(adata.X[:n_cells].toarray()), torch.zeros(n_cells, 1)
-    observed = torch.as_tensor(adata.layers["observed"][:n_cells])
+    module = CountsDiffSC(adata.copy(), denoiser="full_attention", n_members=1).module.eval().to(device)
+    counts = torch.as_tensor(adata.X[:n_cells].toarray(), device=device)
+    zeros = torch.zeros(n_cells, 1, device=device)
+    observed = torch.as_tensor(adata.layers["observed"][:n_cells], device=device)
     conditions = module.conditions({module.count_keys[0]: counts, "batch": zeros, "labels": zeros})
     denoise = torch.inference_mode()(module.bind(observed, conditions))
-    return lambda: denoise(counts, torch.ones(())), n_cells
+    return lambda: denoise(counts, torch.ones((), device=device)), n_cells
 
 
 def magic_run(adata: anndata.AnnData) -> Callable[[], object] | None:
@@ -260,7 +272,7 @@ def accuracy(options: argparse.Namespace) -> Iterator[Row]:
     for n_epochs in 3 * 2 ** np.arange(9):
         scvi.settings.seed = 0
         model = CountsDiffSC(train)
-        time_to_beat = seconds(lambda: model.train(int(n_epochs), **QUIET))  # noqa: B023  (called at once)
+        time_to_beat = seconds(lambda: model.train(int(n_epochs), options.accelerator, **QUIET))  # noqa: B023  (called at once)
         mean = model.get_imputed_counts(test.copy(), observed_mask=observed)
         deviance = evaluation.poisson_deviance(truth[hidden], mean[hidden])
         if deviance < to_beat:
@@ -268,17 +280,21 @@ def accuracy(options: argparse.Namespace) -> Iterator[Row]:
     yield "pbmc3k, deviance of label mean x depth", to_beat, "nats", None
     yield f"pbmc3k, deviance after {n_epochs} epochs", deviance, "nats", None
     yield "pbmc3k, seconds to beat it", time_to_beat, "s", None
-    rival = scvi_default_seconds(train.copy())
+    rival = scvi_default_seconds(train.copy(), options.accelerator)
     yield "pbmc3k, seconds of scVI's default training", rival, "s", None
     yield "pbmc3k, time to beat it over scVI's", time_to_beat / rival, "x", -1.0 / 3.0
 
 
-def scvi_default_seconds(adata: anndata.AnnData, *, n_epochs: int = 20) -> float:
+def scvi_default_seconds(adata: anndata.AnnData, accelerator: str, *, n_epochs: int = 20) -> float:
     """Time that scVI's default training takes, from some of its epochs."""
     scvi.model.SCVI.setup_anndata(adata)
     model = scvi.model.SCVI(adata)
-    model.train(1, **QUIET)
-    return seconds(lambda: model.train(n_epochs, **QUIET)) / n_epochs * min(400, round(20_000 / adata.n_obs * 400))
+    model.train(1, accelerator, **QUIET)
+    return (
+        seconds(lambda: model.train(n_epochs, accelerator, **QUIET))
+        / n_epochs
+        * min(400, round(20_000 / adata.n_obs * 400))
+    )
 
 
 # ---------------------------------------------------------------------- report
@@ -294,8 +310,9 @@ def holds(value: float, bar: float | None) -> bool | None:
 
 def machine(options: argparse.Namespace) -> str:
     clock = "processor time" if options.cpu_time else "wall time"
+    name = torch.cuda.get_device_name() if options.accelerator == "gpu" else platform.machine()
     return (
-        f"{platform.machine()}, {options.threads} threads, {clock}, countsdiff_sc {countsdiff_sc.__version__}, "
+        f"{name}, {options.threads} threads, {clock}, countsdiff_sc {countsdiff_sc.__version__}, "
         f"torch {torch.__version__}, scvi-tools {scvi.__version__}; {options.genes} genes, {options.cells} cells, "
         f"minibatches of {options.batch_size}"
     )
@@ -325,6 +342,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--cells", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -333,7 +351,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    Clock.read = staticmethod(time.process_time if options.cpu_time else time.perf_counter)
+    options.device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
+    clock = time.perf_counter if options.accelerator == "cpu" else wall_time_of_gpu
+    Clock.read = staticmethod(time.process_time if options.cpu_time else clock)
     torch.set_num_threads(options.threads)
     keep_quiet()
     rows = []

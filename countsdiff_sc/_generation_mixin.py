@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import mudata
 import numpy as np
@@ -179,7 +180,8 @@ class GenerationMixin(InferenceMixin):
         if None in parts:
             parts[None].obs = obs
             return parts[None]
-        with mudata.set_options(pull_on_update=False):
+        # Before 0.4 mudata warns that columns are copied from modalities, which have none here, unless told not to.
+        with mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext():
             mdata = MuData(parts)
         mdata.obs = obs
         return mdata

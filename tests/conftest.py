@@ -1,10 +1,9 @@
 """Fixtures: small data and small trained models, shared by all tests."""
 
-import mudata
 import numpy as np
 import pytest
 import scvi
-from helpers import make_adata, train_tiny
+from helpers import make_adata, make_mudata, train_tiny
 from scipy import sparse
 
 from countsdiff_sc import CountsDiffSC
@@ -50,7 +49,6 @@ def mdata():
     rna, protein = make_adata(n_vars=12, seed=1), make_adata(n_vars=5, seed=2)
     protein.var_names = [f"protein{i}" for i in range(5)]
     protein.X = protein.X * 50
-    with mudata.set_options(pull_on_update=False):
-        mdata = mudata.MuData({"rna": rna, "prot": protein})
+    mdata = make_mudata({"rna": rna, "prot": protein})
     mdata.obs["cell_type"] = rna.obs["cell_type"].to_numpy()
     return mdata

@@ -1,6 +1,9 @@
 """Small data and small trained models."""
 
+from contextlib import nullcontext
+
 import anndata as ad
+import mudata
 import numpy as np
 import pandas as pd
 import scvi
@@ -35,6 +38,12 @@ def make_adata(n_obs=60, n_vars=20, seed=0):
     )
     var = pd.DataFrame(index=[f"gene{i}" for i in range(n_vars)])
     return ad.AnnData(sparse.csr_matrix(make_counts(n_obs, n_vars, seed)), obs=obs, var=var)
+
+
+def make_mudata(modalities):
+    """MuData of AnnDatas, whose columns it leaves where they are, as is the rule from mudata 0.4 on."""
+    with mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext():
+        return mudata.MuData(modalities)
 
 
 def train_tiny(data, max_epochs=2, **kwargs):

@@ -1,10 +1,9 @@
 """Several modalities in one model."""
 
-import mudata
 import numpy as np
 import pytest
 from anndata import AnnData
-from helpers import TINY, train_tiny
+from helpers import TINY, make_mudata, train_tiny
 
 from countsdiff_sc import CountsDiffSC, evaluation
 from countsdiff_sc._counts import CountMatrix, estimate_reference
@@ -83,8 +82,7 @@ def test_save_and_load(mdata, tmp_path):
 
 def test_cells_in_another_order_are_refused(mdata):
     """They would be paired by position: one cell's RNA with another's protein."""
-    with mudata.set_options(pull_on_update=False):
-        shuffled = mudata.MuData({"rna": mdata.mod["rna"], "prot": mdata.mod["prot"][::-1].copy()})
+    shuffled = make_mudata({"rna": mdata.mod["rna"], "prot": mdata.mod["prot"][::-1].copy()})
     with pytest.raises(ValueError, match="paired by position"):
         CountsDiffSC.setup_mudata(shuffled)
 
@@ -120,8 +118,7 @@ def test_a_modality_added_later_changes_nothing(mdata):
 def test_a_lacking_modality_is_named(mdata):
     CountsDiffSC.setup_mudata(mdata)
     model = train_tiny(mdata, max_epochs=1)
-    with mudata.set_options(pull_on_update=False):
-        rna = mudata.MuData({"rna": mdata.mod["rna"].copy()})
+    rna = make_mudata({"rna": mdata.mod["rna"].copy()})
     with pytest.raises(KeyError, match="prot"):
         model.impute(rna)
     with pytest.raises(TypeError, match="takes a MuData"):

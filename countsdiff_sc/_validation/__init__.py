@@ -40,6 +40,7 @@ from ._objects import (
     check_same_cells,
     check_type,
     check_var_names,
+    layer_names,
 )
 from ._wording import brief
 
@@ -69,6 +70,7 @@ __all__ = [
     "check_something_observed",
     "check_type",
     "check_var_names",
+    "layer_names",
     "warn_of_divergence",
     "warn_of_far_covariates",
     "warn_of_hidden_zeros",

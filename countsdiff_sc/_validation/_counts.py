@@ -16,6 +16,7 @@ from countsdiff_sc._counts import CountMatrix, row_blocks, stored_values
 from countsdiff_sc.kernels import MAX_COUNT
 
 from ._arguments import check_key
+from ._objects import layer_names
 from ._wording import some
 
 
@@ -93,7 +94,8 @@ def _setup_with_layer(matrix: CountMatrix) -> str:
 
 
 def _where_counts_may_be(matrix: CountMatrix) -> str:
-    places = [f"layers: {sorted(matrix.adata.layers)}"] if len(matrix.adata.layers) else ["there are no layers"]
+    names = layer_names(matrix.adata)
+    places = [f"layers: {sorted(names)}"] if names else ["there are no layers"]
     if matrix.adata.raw is not None:
         places.append("adata.raw is set and may hold them")
     return ", ".join(places)
@@ -104,7 +106,7 @@ def check_mask_layer(matrix: CountMatrix) -> None:
     if matrix.mask_layer is None:
         return
     where = f"{matrix.holder}.layers"
-    check_key(matrix.mask_layer, matrix.adata.layers, where=where, argument="observed_mask_layer")
+    check_key(matrix.mask_layer, layer_names(matrix.adata), where=where, argument="observed_mask_layer")
     check_observed_mask(matrix.observed_mask, matrix.adata, argument=f"observed_mask_layer={matrix.mask_layer!r}")
 
 

@@ -55,6 +55,11 @@ def check_mudata(data: object, *, method: str) -> None:
         raise TypeError(msg)
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers. From anndata 0.13 on ``X`` is among them, under no name."""
+    return [name for name in adata.layers if name is not None]
+
+
 def check_not_view(data: AnnData | MuData, *, name: str) -> None:
     """Raise ``ValueError`` for a view, to which nothing can be registered."""
     if data.is_view:
