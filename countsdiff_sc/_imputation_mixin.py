@@ -111,7 +111,8 @@ class ImputationMixin(InferenceMixin):
             Cells to impute. In the layer others keep what an earlier call imputed, if that too was means or was not, else they have
             their counts.
         batch_size
-            Cells imputed together; by default 1024, fewer where there are more than 256 genes.
+            Cells imputed together; by default 1024, fewer where there are more than 256 genes, and on a GPU 4096, fewer beyond
+            1024 genes.
         seed
             Seed of the draws and of the gene folds; the same seed and ``batch_size`` give the same result. By default
             ``scvi.settings.seed``, else a fresh one, which is recorded.

@@ -14,6 +14,8 @@ from countsdiff_sc._counts import CountMatrix
 #: computed from them, 1 MB a matrix, stays in the cache of a processor. With many genes it is the weights that do not: each is
 #: read once for so many cells at least.
 BLOCK_SIZE, BLOCK_ENTRIES, MIN_BLOCK_SIZE = 1024, 2**18, 128
+#: The same on other devices: a GPU waits for operations to be started, not for memory.
+DEVICE_BLOCK_SIZE, DEVICE_BLOCK_ENTRIES = 4096, 2**22
 
 
 class InferenceMixin:
@@ -35,7 +37,9 @@ class InferenceMixin:
         if batch_size is not None:
             _validation.check_number("batch_size", batch_size, low=1, integer=True)
             return batch_size
-        return min(BLOCK_SIZE, max(MIN_BLOCK_SIZE, BLOCK_ENTRIES // self.n_genes))
+        on_cpu = self.module.device.type == "cpu"
+        most, n_entries = (BLOCK_SIZE, BLOCK_ENTRIES) if on_cpu else (DEVICE_BLOCK_SIZE, DEVICE_BLOCK_ENTRIES)
+        return min(most, max(MIN_BLOCK_SIZE, n_entries // self.n_genes))
 
 
 def resolve_seed(seed: int | None) -> int:

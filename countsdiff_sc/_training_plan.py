@@ -17,9 +17,10 @@ BETAS = (0.9, 0.95)
 MIN_WARMUP_FRACTION = 1e-3
 #: Largest gradient norm by default: so low that practically every step reaches it.
 MAX_GRADIENT = 0.03
-#: Learning rates of some parameters, by the end of their names, relative to that of the others. The dispersion of all genes has a
-#: way to go, in some hundreds of steps, and a gradient that all genes agree on; that of one gene has a noisy one.
-LR_FACTORS = {"log_dispersion.common_bias": 30.0, "log_dispersion.bias": 10.0}
+#: Learning rates of some parameters, by the end of their names, relative to that of the others. The dispersion of all genes, and how
+#: it depends on the rate, have a way to go, in some hundreds of steps, and a gradient that all genes agree on; that of one gene has
+#: a noisy one.
+LR_FACTORS = {"log_dispersion.common_bias": 30.0, "log_dispersion.bias": 10.0, "dispersion_slope": 10.0}
 #: One of so many validation cells is left out at either end of the differences by which weights are compared.
 ODD_CELLS = 10
 
@@ -39,7 +40,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
     lr
         Peak learning rate of a one-cycle schedule (Smith & Topin 2018), which ``LR_FACTORS`` multiplies for some parameters.
     weight_decay
-        AdamW's decay of matrices; biases are not decayed.
+        AdamW's decay of matrices; biases and slopes are not decayed.
     warmup_fraction
         Fraction of the steps in which the learning rate rises, at least 0.001.
     """
@@ -127,10 +128,10 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         for name, parameter in self.module.net.named_parameters():
             if parameter.requires_grad:
                 factor = next((factor for end, factor in LR_FACTORS.items() if name.endswith(end)), 1.0)
-                kinds[factor, _is_bias(name, parameter)].append(parameter)
+                kinds[factor, _is_matrix(name, parameter)].append(parameter)
         groups = [
-            {"params": parameters, "lr": factor * self.lr, "weight_decay": 0.0 if is_bias else self.weight_decay}
-            for (factor, is_bias), parameters in kinds.items()
+            {"params": parameters, "lr": factor * self.lr, "weight_decay": self.weight_decay if is_matrix else 0.0}
+            for (factor, is_matrix), parameters in kinds.items()
         ]
         # A fused optimiser clips as well, see below; with 16-bit precision that is left to Lightning, which cannot clip gradients
         # that the optimiser unscales itself.
@@ -159,6 +160,6 @@ def scale_to_norm(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
     optimizer.grad_scale, optimizer.found_inf = scale.float(), None
 
 
-def _is_bias(name: str, parameter: torch.Tensor) -> bool:
-    # Biases of several networks are matrices too.
-    return name.endswith("bias") or parameter.ndim <= 1
+def _is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    # Biases and slopes of several networks have as many axes.
+    return parameter.ndim > 1 and not name.endswith(("bias", "slope"))

@@ -86,6 +86,7 @@ def test_the_dispersion_of_all_genes_learns_fastest(masked):
     head = "backbone.read_log_dispersion"
     assert by_name.pop(f"{head}.common_bias") == pytest.approx(0.3)
     assert by_name.pop(f"{head}.bias") == pytest.approx(0.1)
+    assert by_name.pop("dispersion_slope") == pytest.approx(0.1)
     assert set(by_name.values()) == {0.01}
 
 

@@ -12,6 +12,7 @@ _LOG_2_LOW = np.float32(np.log(2.0) - 355.0 / 512.0)
 # A float32 begins with its exponent, of which this is 0, and goes on with so many bits of what that is multiplied by.
 _BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
 _ROOT_OF_HALF = np.sqrt(np.float32(0.5)).view(np.int32)
+_LEAST = np.finfo(np.float32).tiny
 
 
 @numba.njit(inline="always")
@@ -35,18 +36,37 @@ def exponential(x):
 
 
 @numba.njit(inline="always")
-def log1p(x):
-    r""":math:`\log(1 + x)` to 3e-7 of it, for a finite float32 of at least 0; NaN stays NaN. Not for loops that reorder sums.
+def logarithm(x):
+    r""":math:`\log x` to 3e-7, or to 3e-7 of it, for a finite float32; numbers below the least normal one count as that."""
+    x = x if x > _LEAST else _LEAST
+    n, power = _split(x)
+    return _log_of_power(n, x * power - np.float32(1.0))
 
-    With :math:`1 + x = 2^n (1 + f)` it is :math:`n \log 2 + 2 \operatorname{artanh} s` of :math:`s = f / (2 + f)`, of whose power
-    series five terms are enough.
-    """
-    one, two = np.float32(1.0), np.float32(2.0)
+
+@numba.njit(inline="always")
+def log1p(x):
+    r""":math:`\log(1 + x)` to 3e-7 of it, for a finite float32 of at least 0; NaN stays NaN. Not for loops that reorder sums."""
+    one = np.float32(1.0)
     rounded = one + x
-    n = np.int32((np.float32(rounded).view(np.int32) - _ROOT_OF_HALF) >> _MANTISSA_BITS)
-    power = np.int32((_BIAS - n) << _MANTISSA_BITS).view(np.float32)  # 2^-n
+    n, power = _split(rounded)
     # Exact, and what was lost to rounding.
-    f = (rounded * power - one) + (x - (rounded - one)) * power
+    return _log_of_power(n, (rounded * power - one) + (x - (rounded - one)) * power)
+
+
+@numba.njit(inline="always")
+def _split(x):
+    r""":math:`n`, and :math:`2^{-n}`, for :math:`x = 2^n (1 + f)` with :math:`\sqrt{1/2} \le 1 + f < \sqrt 2`."""
+    n = np.int32((np.float32(x).view(np.int32) - _ROOT_OF_HALF) >> _MANTISSA_BITS)
+    return n, np.int32((_BIAS - n) << _MANTISSA_BITS).view(np.float32)
+
+
+@numba.njit(inline="always")
+def _log_of_power(n, f):
+    r""":math:`n \log 2 + \log(1 + f)`, the latter as :math:`2 \operatorname{artanh} s` of :math:`s = f / (2 + f)`.
+
+    Five terms of the power series are enough.
+    """
+    two = np.float32(2.0)
     s = f / (two + f)
     square = s * s
     series = np.float32(2.0 / 9.0)

@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-from ._elementary import exponential, log1p
+from ._elementary import exponential, log1p, logarithm
 from ._places import find_places
 from ._posterior import Bounds, within
 from ._threads import over_rows
@@ -16,6 +16,7 @@ from ._threads import over_rows
 def mean_loss(
     log_ratio: np.ndarray,
     log_dispersion: np.ndarray,
+    slope: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
@@ -34,8 +35,10 @@ def mean_loss(
     Parameters
     ----------
     log_ratio, log_dispersion, base_rate, counts, prob
-        Logarithms of the rate :math:`\mu` over ``base_rate`` and of the inverse dispersion :math:`r`, that rate, visible counts
-        :math:`x` and survival probability :math:`p`; float32, shape ``(B, G)``.
+        Logarithms of the rate :math:`\mu` over ``base_rate`` and of the inverse dispersion :math:`r` at :math:`\mu = 1`, that rate,
+        visible counts :math:`x` and survival probability :math:`p`; float32, shape ``(B, G)``.
+    slope
+        Power of :math:`\mu` that :math:`r` goes with, float32, shape ``(B,)``. The gradient takes :math:`r` for fixed.
     lost
         Molecules lost :math:`y`, NaN for entries that do not count; float32, shape ``(B, G)``.
     weight
@@ -48,26 +51,31 @@ def mean_loss(
         Threads to use.
     """
     gradient = np.empty(counts.shape, dtype=np.float32)
-    matrices = (log_ratio, log_dispersion, base_rate, counts, prob, lost)
-    totals = over_rows(_mean_rows, counts.shape, n_threads, *matrices, weight, bounds, np.float32(floor), gradient)
+    inputs = (log_ratio, log_dispersion, slope, base_rate, counts, prob, lost, weight)
+    totals = over_rows(_mean_rows, counts.shape, n_threads, *inputs, bounds, np.float32(floor), gradient)
     return math.fsum(totals), gradient
 
 
 # The order of a sum is left to the compiler, so that rows are added up as vectors.
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _mean_rows(first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost, weight, bounds, floor, gradient):
+def _mean_rows(
+    first, last, log_ratio, log_dispersion, slope, base_rate, counts, prob, lost, weight, bounds, floor, gradient
+):
     total, zero, one = 0.0, np.float32(0.0), np.float32(1.0)
     of_ratio, of_dispersion = bounds
     low, high = of_ratio
     n_columns = counts.shape[1]
-    mean, flags = np.empty(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.bool_)
-    occupied = np.empty(n_columns, dtype=np.uint64)
+    log_base, mean = np.empty((2, n_columns), dtype=np.float32)
+    flags, occupied = np.empty(n_columns, dtype=np.bool_), np.empty(n_columns, dtype=np.uint64)
     for row in range(first, last):
         births, logs = zero, zero
         for column in range(n_columns):
+            log_base[column] = logarithm(base_rate[row, column])
+        for column in range(n_columns):
             k, p, y = log_ratio[row, column], prob[row, column], lost[row, column]
-            r = exponential(within(log_dispersion[row, column], of_dispersion))
-            mu = exponential(within(k, of_ratio)) * base_rate[row, column]
+            log_change = within(k, of_ratio)
+            log_r = log_dispersion[row, column] + slope[row] * (log_change + log_base[column])
+            r, mu = exponential(within(log_r, of_dispersion)), exponential(log_change) * base_rate[row, column]
             per_rate = one / (r + p * mu)
             m = (one - p) * (r + counts[row, column]) * mu * per_rate
             counted = y == y  # all but NaN
@@ -88,6 +96,7 @@ def _mean_rows(first, last, log_ratio, log_dispersion, base_rate, counts, prob, 
 def dispersion_loss(
     log_ratio: np.ndarray,
     log_dispersion: np.ndarray,
+    slope: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
@@ -98,43 +107,63 @@ def dispersion_loss(
     bounds: Bounds,
     floor: float,
     n_threads: int = 1,
-) -> tuple[float, np.ndarray]:
-    r"""Sum of :math:`-w \log \mathrm{NB}(y; \hat y, r + x)` over every so many-th row, and its gradient by :math:`\log r`.
+) -> tuple[float, np.ndarray, np.ndarray]:
+    r"""Sum of :math:`-w \log \mathrm{NB}(y; \hat y, r + x)` over every so many-th row, and its gradients.
 
-    The mean :math:`\hat y` is held fast. The gradient is :math:`w\, r` times that of :func:`negative_binomial_nll`, and 0 in other
-    rows, and where the logarithm is at or beyond its bounds, or NaN.
+    The mean :math:`\hat y` is held fast. The gradient by :math:`\log r`, which is that by ``log_dispersion``, is :math:`w\, r` times
+    that of :func:`negative_binomial_nll`, and 0 in other rows, and where the logarithm is at or beyond its bounds, or NaN. That
+    by ``slope`` is a row's sum of it times :math:`\log \mu`.
 
     Parameters
     ----------
-    log_ratio, log_dispersion, base_rate, counts, prob, lost, weight, bounds, n_threads
+    log_ratio, log_dispersion, slope, base_rate, counts, prob, lost, weight, bounds, n_threads
         As in :func:`mean_loss`.
     every
         Steps from one row that counts to the next; the first does.
     floor
         Least :math:`\hat y`.
     """
-    gradient = np.zeros(counts.shape, dtype=np.float32)
+    gradient, by_slope = np.zeros(counts.shape, dtype=np.float32), np.zeros(len(counts), dtype=np.float32)
     n_rows = -(-len(counts) // every)
-    matrices = (log_ratio, log_dispersion, base_rate, counts, prob, lost)
-    arguments = (*matrices, weight, every, bounds, np.float32(floor), gradient)
+    inputs = (log_ratio, log_dispersion, slope, base_rate, counts, prob, lost, weight)
+    arguments = (*inputs, every, bounds, np.float32(floor), gradient, by_slope)
     totals = over_rows(_dispersion_rows, (n_rows, counts.shape[1]), n_threads, *arguments)
-    return math.fsum(totals), gradient
+    return math.fsum(totals), gradient, by_slope
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _dispersion_rows(
-    first, last, log_ratio, log_dispersion, base_rate, counts, prob, lost, weight, every, bounds, floor, gradient
+    first,
+    last,
+    log_ratio,
+    log_dispersion,
+    slope,
+    base_rate,
+    counts,
+    prob,
+    lost,
+    weight,
+    every,
+    bounds,
+    floor,
+    gradient,
+    by_slope,
 ):
     total, zero, one = 0.0, np.float32(0.0), np.float32(1.0)
     of_ratio, of_dispersion = bounds
     low, high = of_dispersion
     n_columns = counts.shape[1]
-    rate, own, mean, dispersion, log_excess = np.empty((5, n_columns), dtype=np.float32)
+    log_rate, rate, log_own, own, mean, dispersion, log_excess = np.empty((7, n_columns), dtype=np.float32)
     flags, occupied = np.empty(n_columns, dtype=np.bool_), np.empty(n_columns, dtype=np.uint64)
     for row in range(first * every, last * every, every):
         for column in range(n_columns):
-            rate[column] = exponential(within(log_ratio[row, column], of_ratio)) * base_rate[row, column]
-            own[column] = exponential(within(log_dispersion[row, column], of_dispersion))
+            log_rate[column] = logarithm(base_rate[row, column])
+        for column in range(n_columns):
+            log_change = within(log_ratio[row, column], of_ratio)
+            rate[column] = exponential(log_change) * base_rate[row, column]
+            log_rate[column] += log_change
+            log_own[column] = log_dispersion[row, column] + slope[row] * log_rate[column]
+            own[column] = exponential(within(log_own[column], of_dispersion))
         for column in range(n_columns):
             p, x, mu, r = prob[row, column], counts[row, column], rate[column], own[column]
             m = (one - p) * (r + x) * mu / (r + p * mu)
@@ -142,8 +171,18 @@ def _dispersion_rows(
             dispersion[column] = r + x
         total += weight[row] * _nll_row(lost[row], mean, dispersion, log_excess, gradient[row], flags, occupied)
         for column in range(n_columns):
-            k = log_dispersion[row, column]
+            k = log_own[column]
             gradient[row, column] *= weight[row] * own[column] if (k > low) & (k < high) else zero
+        by_slope[row] = _dot(gradient[row], log_rate)
+    return total
+
+
+# The order of the sum is left to the compiler, as above.
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _dot(left, right):
+    total = np.float32(0.0)
+    for index in range(len(left)):
+        total += left[index] * right[index]
     return total
 
 

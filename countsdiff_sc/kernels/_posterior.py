@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ._elementary import exponential
+from ._elementary import exponential, logarithm
 from ._random import fill_uniform, stream
 from ._threads import over_rows
 
@@ -61,6 +61,7 @@ def within(value, bounds):
 def gamma_poisson_mixture(
     log_ratio: np.ndarray,
     log_dispersion: np.ndarray,
+    slope: np.ndarray,
     base_rate: np.ndarray,
     counts: np.ndarray,
     prob: np.ndarray,
@@ -77,8 +78,10 @@ def gamma_poisson_mixture(
     Parameters
     ----------
     log_ratio, log_dispersion
-        Logarithms of rates :math:`\mu_k` over ``base_rate``, and of inverse dispersions :math:`r_k`; float32, shape
-        ``(E, B, G)``.
+        Logarithms of rates :math:`\mu_k` over ``base_rate``, and of inverse dispersions :math:`r_k` at :math:`\mu_k = 1`; float32,
+        shape ``(E, B, G)``.
+    slope
+        Powers of :math:`\mu_k` that :math:`r_k` go with, float32, shape ``(E, B)``.
     base_rate, counts, prob, bounds
         As in :func:`~countsdiff_sc.kernels._losses.mean_loss`.
     tiny
@@ -87,25 +90,31 @@ def gamma_poisson_mixture(
         Threads to use.
     """
     mean, inverse_dispersion = (np.empty(counts.shape, dtype=np.float32) for _ in range(2))
-    arguments = (log_ratio, log_dispersion, base_rate, counts, prob, bounds, np.float32(tiny), mean, inverse_dispersion)
-    over_rows(_mixture, counts.shape, n_threads, *arguments)
+    inputs = (log_ratio, log_dispersion, slope, base_rate, counts, prob)
+    over_rows(_mixture, counts.shape, n_threads, *inputs, bounds, np.float32(tiny), mean, inverse_dispersion)
     return mean, inverse_dispersion
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _mixture(first, last, log_ratio, log_dispersion, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion):
+def _mixture(
+    first, last, log_ratio, log_dispersion, slope, base_rate, counts, prob, bounds, tiny, mean, inverse_dispersion
+):
     one, share = np.float32(1.0), np.float32(1.0 / len(log_ratio))
     of_ratio, of_dispersion = bounds
     n_columns = counts.shape[1]
-    rate, dispersion, total, squares, excess = np.empty((5, n_columns), dtype=np.float32)
+    log_base, rate, dispersion, total, squares, excess = np.empty((6, n_columns), dtype=np.float32)
     for row in range(first, last):
         # Deviations from the first mean, so that a small variance is not the difference of large numbers.
         shift = mean[row]
+        for column in range(n_columns):
+            log_base[column] = logarithm(base_rate[row, column])
         for member in range(len(log_ratio)):
             # By themselves, or the compiler takes one number at a time.
             for column in range(n_columns):
-                rate[column] = exponential(within(log_ratio[member, row, column], of_ratio)) * base_rate[row, column]
-                dispersion[column] = exponential(within(log_dispersion[member, row, column], of_dispersion))
+                log_change = within(log_ratio[member, row, column], of_ratio)
+                log_r = log_dispersion[member, row, column] + slope[member, row] * (log_change + log_base[column])
+                rate[column] = exponential(log_change) * base_rate[row, column]
+                dispersion[column] = exponential(within(log_r, of_dispersion))
             for column in range(n_columns):
                 p, x, mu, r = prob[row, column], counts[row, column], rate[column], dispersion[column]
                 m = (one - p) * (r + x) * mu / (r + p * mu)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,9 +21,11 @@ class CountDenoiser(nn.Module):
 
     Each entry has its own survival probability ``p``: 1 where it is observed, ``p(t)`` where it is missing, 0 where
     nothing is known. A cell's depth is read off the visible molecules and ``p``; the backbone learns, per gene, the
-    log-ratio of the rate :math:`\mu` to the depth-scaled mean profile and the inverse dispersion :math:`r`. The
-    molecules lost then follow :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an
-    entry's own visible count and on time is exact rather than learned (this package).
+    log-ratio of the rate :math:`\mu` to the depth-scaled mean profile and the inverse dispersion at a rate of one molecule.
+    The inverse dispersion :math:`r` is that times :math:`\mu^s`, with a power :math:`s` that is common to all entries: within a
+    gene, too, high counts vary less about their mean than low ones, in units of it. The molecules lost then follow
+    :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an entry's own visible count and on time is exact
+    rather than learned (this package).
 
     There may be several networks: in training each learns from its own share of a minibatch, afterwards a cell follows one
     of them through all times, or the law of the molecules lost is that of their equal mixture (Lakshminarayanan et al.
@@ -30,11 +34,11 @@ class CountDenoiser(nn.Module):
     Parameters
     ----------
     backbone
-        Called as ``backbone(x_t, survival_prob, base_rate, context)``; returns log-ratio and log inverse dispersion. It has
-        an attribute ``context_width`` (``C``). A module that is a single network gets ``(B, G)`` tensors and a context ``(B, C)``, and
-        returns ``(B, G)`` tensors. One with an attribute ``n_members`` (``E``) is that many networks: tensors then have a
-        leading axis of that size, or of size 1 where all networks get the same, and what it returns has that of size ``E``.
-        It gets the ``genes`` to read out as a further argument, a slice or an index.
+        Called as ``backbone(x_t, survival_prob, base_rate, context)``; returns log-ratio, and log inverse dispersion at a rate of
+        one molecule. It has an attribute ``context_width`` (``C``). A module that is a single network gets ``(B, G)`` tensors and a
+        context ``(B, C)``, and returns ``(B, G)`` tensors. One with an attribute ``n_members`` (``E``) is that many networks: tensors
+        then have a leading axis of that size, or of size 1 where all networks get the same, and what it returns has that of size
+        ``E``. It gets the ``genes`` to read out as a further argument, a slice or an index.
     modality_sizes
         Genes (or proteins, ...) of each of the ``D`` modalities; they add up to ``G``. Each has a depth of its own.
     n_categories, n_continuous
@@ -61,6 +65,7 @@ class CountDenoiser(nn.Module):
             backbone.context_width, len(modality_sizes), n_categories, n_continuous, self.n_members
         )
         membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
+        self.dispersion_slope = nn.Parameter(torch.zeros(self.n_members, 1, 1))
         self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
         self.register_buffer("mean_profile", torch.ones(len(membership)))
         self.register_buffer("depth_concentration", torch.ones(len(modality_sizes)))
@@ -128,11 +133,11 @@ class CountDenoiser(nn.Module):
             base_rate = depth @ (self.membership * self.mean_profile.unsqueeze(1)).T
         continuous = (conditions.continuous - self.continuous_location) / self.continuous_scale
         inputs = (x_t, survival_prob, base_rate, depth, t, conditions.categories, continuous, conditions.selection)
+        of_networks = self._shares if apart else partial(torch.unsqueeze, dim=0)
+        read = self._read(*map(of_networks, inputs), genes)
+        read = (*read, self.dispersion_slope.expand(-1, read[0].shape[1], -1))
         if apart:
-            shares = self._read(*map(self._shares, inputs), genes)
-            read = (_joined(share, len(x_t)).unsqueeze(0) for share in shares)
-        else:
-            read = self._read(*(tensor.unsqueeze(0) for tensor in inputs), genes)
+            read = (_joined(share, len(x_t)).unsqueeze(0) for share in read)
         about = (tensor[:, genes] for tensor in (base_rate, x_t, survival_prob))
         # Formulas are computed in single precision at least, whatever the products are in.
         return Readout(*(tensor.float() if tensor.itemsize < 4 else tensor for tensor in (*read, *about)))

@@ -31,7 +31,9 @@ class Readout:
     Parameters
     ----------
     log_ratio, log_dispersion
-        Logarithms of the rate over ``base_rate`` and of the inverse dispersion, shape ``(E, B, G)``.
+        Logarithms of the rate over ``base_rate``, and of the inverse dispersion at a rate of one molecule; shape ``(E, B, G)``.
+    dispersion_slope
+        Power of the rate that the inverse dispersion goes with, shape ``(E, B, 1)``.
     base_rate
         Depth-scaled mean profile (molecules), shape ``(B, G)``.
     x_t, survival_prob
@@ -40,9 +42,15 @@ class Readout:
 
     log_ratio: Tensor
     log_dispersion: Tensor
+    dispersion_slope: Tensor
     base_rate: Tensor
     x_t: Tensor
     survival_prob: Tensor
+
+    @property
+    def dispersion(self) -> tuple[Tensor, Tensor]:
+        """What the inverse dispersion comes of, and the rate."""
+        return self.log_dispersion, self.dispersion_slope
 
     @property
     def about(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,26 +59,28 @@ class Readout:
 
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
-        read = (tensor[:, cells] for tensor in (self.log_ratio, self.log_dispersion))
+        read = (tensor[:, cells] for tensor in (self.log_ratio, *self.dispersion))
         return Readout(*read, *(tensor[cells] for tensor in self.about))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
     """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
-    log_ratio, log_dispersion, about = readout.log_ratio, readout.log_dispersion, readout.about
+    log_ratio, (log_dispersion, slope), about = readout.log_ratio, readout.dispersion, readout.about
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
-        inputs, n_threads = arrays(log_ratio, log_dispersion, *about), torch.get_num_threads()
+        inputs, n_threads = arrays(log_ratio, log_dispersion, slope.squeeze(2), *about), torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
         return tuple(map(torch.from_numpy, found))
-    return mixture_moments([_lost_by_one(*read, *about) for read in zip(log_ratio, log_dispersion, strict=True)])
+    return mixture_moments([_lost_by_one(*read, *about) for read in zip(log_ratio, log_dispersion, slope, strict=True)])
 
 
 def _lost_by_one(
-    log_ratio: Tensor, log_dispersion: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
+    log_ratio: Tensor, log_dispersion: Tensor, slope: Tensor, base_rate: Tensor, x_t: Tensor, survival_prob: Tensor
 ) -> tuple[Tensor, Tensor]:
-    rate = base_rate * log_ratio.clamp(*LOG_RATIO_RANGE).exp()
-    dispersion = log_dispersion.clamp(*LOG_DISPERSION_RANGE).exp()
-    return gamma_poisson_posterior(rate, dispersion, x_t, survival_prob)
+    log_change = log_ratio.clamp(*LOG_RATIO_RANGE)
+    # The rate is the mean's to learn.
+    log_rate = log_change.detach() + base_rate.clamp(min=torch.finfo(torch.float32).tiny).log()
+    dispersion = (log_dispersion + slope * log_rate).clamp(*LOG_DISPERSION_RANGE).exp()
+    return gamma_poisson_posterior(base_rate * log_change.exp(), dispersion, x_t, survival_prob)
 
 
 def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -98,11 +108,12 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
     """Sum of :func:`~countsdiff_sc.process._losses.weighted_bregman_loss` over cells, which the log-ratio learns from."""
-    readout = replace(readout, log_dispersion=readout.log_dispersion.detach())
+    log_dispersion, slope = (tensor.detach() for tensor in readout.dispersion)
+    readout = replace(readout, log_dispersion=log_dispersion, dispersion_slope=slope)
     # Not by an index, whose gradient is a copy.
-    inputs = (readout.log_ratio.squeeze(0), readout.log_dispersion.squeeze(0), *readout.about, n_deaths)
-    if compiles(*inputs):
-        return _MeanLoss.apply(*inputs, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
+    read, about = (readout.log_ratio.squeeze(0), log_dispersion.squeeze(0)), (*readout.about, n_deaths)
+    if compiles(*read, *about):
+        return _MeanLoss.apply(*read, slope, *about, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
     return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight).sum()
 
 
@@ -110,10 +121,10 @@ class _MeanLoss(torch.autograd.Function):
     """Value, and gradient by the log-ratio, in one pass."""
 
     @staticmethod
-    def forward(ctx, log_ratio: Tensor, *others: Tensor) -> Tensor:
-        *matrices, weight = arrays(log_ratio, *others)
+    def forward(ctx, log_ratio: Tensor, log_dispersion: Tensor, slope: Tensor, *others: Tensor) -> Tensor:
+        read, (*about, weight) = arrays(log_ratio, log_dispersion, slope.flatten()), arrays(*others)
         total, gradient = kernels.mean_loss(
-            *matrices, weight.ravel(), bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
+            *read, *about, weight.ravel(), bounds=_BOUNDS, floor=RATE_FLOOR, n_threads=torch.get_num_threads()
         )
         ctx.save_for_backward(torch.from_numpy(gradient))
         return log_ratio.new_tensor(total)
@@ -121,7 +132,7 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _scaled(ctx.saved_tensors[0], gradient), *[None] * 6
+        return _scaled(ctx.saved_tensors[0], gradient), *[None] * 7
 
 
 def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor, *, every: int = 1) -> Tensor:
@@ -130,35 +141,36 @@ def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor, *, every
     Of every ``every``-th cell, the first one included; the others are not looked at.
     """
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
-    inputs = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0), *readout.about, n_deaths)
-    if compiles(*inputs):
-        return _DispersionLoss.apply(every, *inputs, weight)
+    read, about = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0)), (*readout.about, n_deaths)
+    if compiles(*read, *about):
+        return _DispersionLoss.apply(every, readout.dispersion_slope, *read, *about, weight)
     cells = slice(None, None, every)
     mean, dispersion = molecules_lost(readout.of(cells))
     return (weight[cells].squeeze(1) * negative_binomial_loss(n_deaths[cells], mean.detach(), dispersion)).sum()
 
 
 class _DispersionLoss(torch.autograd.Function):
-    """Value, and gradient by the logarithm of the inverse dispersion."""
+    """Value, and gradients by what the inverse dispersion comes of."""
 
     @staticmethod
-    def forward(ctx, every: int, log_dispersion: Tensor, log_ratio: Tensor, *others: Tensor) -> Tensor:
-        *matrices, weight = arrays(log_ratio, log_dispersion, *others)
-        total, gradient = kernels.dispersion_loss(
-            *matrices,
+    def forward(ctx, every: int, slope: Tensor, log_dispersion: Tensor, log_ratio: Tensor, *others: Tensor) -> Tensor:
+        read, (*about, weight) = arrays(log_ratio, log_dispersion, slope.flatten()), arrays(*others)
+        total, gradient, by_slope = kernels.dispersion_loss(
+            *read,
+            *about,
             weight.ravel(),
             every=every,
             bounds=_BOUNDS,
             floor=RATE_FLOOR,
             n_threads=torch.get_num_threads(),
         )
-        ctx.save_for_backward(torch.from_numpy(gradient))
+        ctx.save_for_backward(torch.from_numpy(by_slope).view_as(slope), torch.from_numpy(gradient))
         return log_dispersion.new_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, _scaled(ctx.saved_tensors[0], gradient), *[None] * 6
+        return None, *(_scaled(each, gradient) for each in ctx.saved_tensors), *[None] * 6
 
 
 def _scaled(by_log: Tensor, gradient: Tensor) -> Tensor:

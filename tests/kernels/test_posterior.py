@@ -17,6 +17,7 @@ from countsdiff_sc.nn._molecules_lost import (
 from countsdiff_sc.process._losses import negative_binomial_loss
 
 SHAPE = (120, 301)
+TYPES = torch.float32, torch.float64
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}
 
 
@@ -60,6 +61,11 @@ def logarithms(seed, shape=SHAPE, *, spread=4.0):
     return x
 
 
+def slopes(n_members):
+    """Powers of the rate that dispersions go with, of each network and cell."""
+    return 0.4 * torch.randn((n_members, SHAPE[0], 1), generator=generator(11))
+
+
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 @pytest.mark.parametrize("spread", [1.0, 4.0])
 def test_mean_loss_and_its_gradient(entries, factor, spread):
@@ -67,10 +73,10 @@ def test_mean_loss_and_its_gradient(entries, factor, spread):
     rate[:, 2] = 0.0  # means below the least number of which a logarithm is taken
     n_deaths = torch.poisson(2.0 * rate, generator=generator(9)).masked_fill(prob == 1.0, torch.nan)
     log_ratio, log_dispersion = logarithms(6, (1, *SHAPE), spread=spread), logarithms(7, (1, *SHAPE))
-    weight = torch.rand(len(prob), 1, generator=generator(8))
+    weight, slope = torch.rand(len(prob), 1, generator=generator(8)), slopes(1)
     single, double = log_ratio.clone().requires_grad_(), log_ratio.double().requires_grad_()
-    found = mean_loss(Readout(single, log_dispersion, rate, counts, prob), n_deaths, weight)
-    about = plain(log_dispersion, rate, counts, prob)
+    found = mean_loss(Readout(single, log_dispersion, slope, rate, counts, prob), n_deaths, weight)
+    about = plain(log_dispersion, slope, rate, counts, prob)
     exact = mean_loss(Readout(double, *about), *plain(n_deaths, weight))
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
     (factor * found).backward()
@@ -89,7 +95,7 @@ def test_mixture(entries, n_members):
     counts, prob, rate, _ = entries
     log_ratio, log_dispersion = (logarithms(seed, (n_members, *SHAPE), spread=2.0) for seed in (6, 7))
     log_ratio[:, 3] = log_ratio[0, 3].clone()  # members that agree
-    inputs = (log_ratio, log_dispersion, rate, counts, prob)
+    inputs = (log_ratio, log_dispersion, slopes(n_members), rate, counts, prob)
     with torch.no_grad():
         found, exact = molecules_lost(Readout(*inputs)), molecules_lost(Readout(*plain(*inputs)))
     for single, double in zip(found, exact, strict=True):
@@ -105,20 +111,22 @@ def test_dispersion_loss_and_its_gradient(entries, depth, every):
     log_ratio, log_dispersion = (logarithms(seed, (1, *SHAPE), spread=1.0) for seed in (6, 7))
     log_dispersion[..., 5, :4] = torch.tensor([*LOG_DISPERSION_RANGE, -100.0, 100.0])
     log_dispersion[..., 3] = 6.9
-    single, double = log_dispersion.clone().requires_grad_(), log_dispersion.double().requires_grad_()
+    slope = slopes(1)
+    single, double = ([x.to(dtype).clone().requires_grad_() for x in (log_dispersion, slope)] for dtype in TYPES)
     about = plain(rate, counts, prob)
     weight = torch.rand(SHAPE[0], 1, generator=generator(10))
-    found = dispersion_loss(Readout(log_ratio, single, rate, counts, prob), n_deaths, weight, every=every)
-    exact = dispersion_loss(Readout(log_ratio.double(), double, *about), *plain(n_deaths, weight), every=every)
+    found = dispersion_loss(Readout(log_ratio, *single, rate, counts, prob), n_deaths, weight, every=every)
+    exact = dispersion_loss(Readout(log_ratio.double(), *double, *about), *plain(n_deaths, weight), every=every)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
     found.backward()
     exact.backward()
-    low, high = LOG_DISPERSION_RANGE
-    inside = (log_dispersion > low) & (log_dispersion < high)
-    torch.testing.assert_close(single.grad.double()[inside], double.grad[inside], rtol=1e-4, atol=1e-5)
-    beyond = (log_dispersion < low) | (log_dispersion > high)
-    assert not single.grad[beyond].any()  # at a bound either derivative would do
-    assert single.grad.any(2)[0].nonzero().flatten().tolist() == list(range(0, len(counts), every))
+    (low, high), log_rate = LOG_DISPERSION_RANGE, log_ratio.clamp(*LOG_RATIO_RANGE) + rate.log()
+    log_r = log_dispersion + slope * log_rate
+    inside, beyond = (log_r > low) & (log_r < high), (log_r < low) | (log_r > high)
+    torch.testing.assert_close(single[0].grad.double()[inside], double[0].grad[inside], rtol=1e-4, atol=1e-5)
+    assert not single[0].grad[beyond].any()  # at a bound either derivative would do
+    torch.testing.assert_close(single[1].grad.double(), double[1].grad, rtol=1e-4, atol=1e-4)
+    assert single[0].grad.any(2)[0].nonzero().flatten().tolist() == list(range(0, len(counts), every))
 
 
 def test_loss_of_counts_is_the_sum_of_logarithms(entries):
@@ -136,7 +144,7 @@ def test_nan_does_not_pass_for_a_bound(entries):
     log_ratio, log_dispersion = logarithms(6, (2, *SHAPE)), logarithms(7, (2, *SHAPE))
     log_ratio[0, 5, 7], log_dispersion[0, 6, 8] = torch.nan, torch.nan
     with torch.no_grad():
-        found, _ = molecules_lost(Readout(log_ratio, log_dispersion, rate, counts, prob))
+        found, _ = molecules_lost(Readout(log_ratio, log_dispersion, slopes(2), rate, counts, prob))
     assert found.isnan().nonzero().tolist() == [[5, 7], [6, 8]]
 
 
@@ -144,7 +152,7 @@ def test_nan_does_not_pass_for_a_bound(entries):
 @pytest.mark.parametrize("which", ["log_ratio", "log_dispersion"])
 def test_a_loss_of_nan_is_nan(entries, which, n_threads):
     counts, prob, rate, _ = entries
-    readout = Readout(logarithms(6, (1, *SHAPE)), logarithms(7, (1, *SHAPE)), rate, counts, 0.5 * prob)
+    readout = Readout(logarithms(6, (1, *SHAPE)), logarithms(7, (1, *SHAPE)), slopes(1), rate, counts, 0.5 * prob)
     getattr(readout, which)[0, 5, 7] = torch.nan
     readout.log_ratio.requires_grad_()
     before = torch.get_num_threads()
@@ -163,7 +171,8 @@ def test_a_loss_of_nan_is_nan(entries, which, n_threads):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_weight_for_all_cells_is_one_for_each(entries, dtype):
     counts, prob, rate, _ = (tensor.to(dtype) for tensor in entries)
-    readout = Readout(logarithms(6, (1, *SHAPE)).to(dtype), logarithms(7, (1, *SHAPE)).to(dtype), rate, counts, prob)
+    read = (tensor.to(dtype) for tensor in (logarithms(6, (1, *SHAPE)), logarithms(7, (1, *SHAPE)), slopes(1)))
+    readout = Readout(*read, rate, counts, prob)
     of_one, of_each = (
         mean_loss(readout, counts, weight) for weight in (torch.tensor(2.5), torch.full((len(prob), 1), 2.5))
     )

@@ -131,12 +131,30 @@ def test_the_dispersion_does_not_bend_the_mean(cells, name, dtype):
     cells[3] = replace(cells[3], selection=cells[3].selection[:, :1])  # of one modality
     readout, n_deaths = denoiser.read(*cells, apart=True), torch.ones_like(cells[0])
     weight = torch.ones(len(n_deaths), 1, dtype=dtype)
-    head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n}
+    head = {n for n, _ in denoiser.named_parameters() if "read_log_dispersion" in n or n == "dispersion_slope"}
     dispersion_loss(readout, n_deaths, weight).backward(retain_graph=True)
     assert {n for n, p in denoiser.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0} == head
     denoiser.zero_grad()
     mean_loss(readout, n_deaths, weight).backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for n, p in denoiser.named_parameters() if n in head)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled, and not
+def test_the_dispersion_goes_with_a_power_of_the_rate(denoiser, cells, dtype):
+    """Where nothing is visible it is that of the law itself: with a slope its logarithm changes by that times the log rate."""
+    denoiser.to(dtype)
+    nothing = torch.zeros_like(cells[0], dtype=dtype)
+    cells = [nothing, nothing, cells[2].to(dtype), replace(cells[3], continuous=cells[3].continuous.to(dtype))]
+    slope = torch.linspace(-0.3, 0.4, denoiser.n_members, dtype=dtype).view(-1, 1, 1)
+    of_slopes = []
+    for factor in (0.0, 1.0):
+        with torch.no_grad():
+            denoiser.dispersion_slope.copy_(factor * slope)
+            of_slopes.append(denoiser(*cells, apart=True))
+    (mean, without), (again, power) = of_slopes
+    torch.testing.assert_close(again, mean)
+    of_cells = slope.flatten().repeat_interleave(B // denoiser.n_members).unsqueeze(1)
+    torch.testing.assert_close((power / without).log(), of_cells * mean.log(), rtol=1e-4, atol=1e-5)
 
 
 def test_an_untrained_denoiser_predicts_the_depth_scaled_profile(cells):
