@@ -19,6 +19,11 @@ from countsdiff_sc import CountsDiffSC, _registration, _validation, _writing, da
 HIDDEN_FRACTION = 0.1
 #: Scores that are printed.
 SHOWN = ["poisson_deviance", "rmse_log1p"]
+#: Advice in messages, and what it is called here.
+OPTIONS = {
+    "CountsDiffSC.setup_anndata(adata, layer=...)": "--layer NAME",
+    "for example layer='imputed'": "for example --output-layer imputed",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _impute(arguments)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        message = str(error.args[0] if isinstance(error, KeyError) else error)
+        for advice, option in OPTIONS.items():
+            message = message.replace(advice, option)
+        print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
 

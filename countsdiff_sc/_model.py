@@ -141,6 +141,26 @@ class CountsDiffSC(
         # A warning-level record reaches the user without any logging having been configured.
         logger.warning("The data was not set up; set up with the defaults: %s.", found)
 
+    def save(self, dir_path: str, *args, **kwargs) -> None:
+        """Save the model, as :meth:`scvi.model.base.BaseModelClass.save`, which says what the arguments are.
+
+        Raises
+        ------
+        TypeError
+            If the model was made of something that cannot be saved, such as a lambda. Nothing is written then, and an earlier
+            model in the folder stays.
+
+        Examples
+        --------
+        >>> model.save("model", overwrite=True)  # doctest: +SKIP
+        >>> model = CountsDiffSC.load("model", adata)  # doctest: +SKIP
+        """
+        arguments = dict(self.init_params_["non_kwargs"])
+        for further in self.init_params_["kwargs"].values():
+            arguments |= further
+        _validation.check_can_be_saved(arguments)
+        super().save(dir_path, *args, **kwargs)
+
     @property
     def var_names(self) -> np.ndarray:
         """Names of the genes, modality after modality, in the order of the imputed matrices."""

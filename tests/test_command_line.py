@@ -56,6 +56,18 @@ def test_mistakes_end_with_a_message_and_no_file(tmp_path, capsys, arguments, me
     assert not (tmp_path / "out.h5ad").exists()
 
 
+def test_advice_is_that_of_the_command_line(tmp_path, capsys):
+    adata = make_adata()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X * 0.37
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    command = ["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad")]
+    assert main(command) == 1
+    assert "Pass the layer with raw counts: --layer NAME; layers: ['counts']." in capsys.readouterr().err
+    assert main([*command, "--layer", "counts", "--output-layer", "counts"]) == 1
+    assert "for example --output-layer imputed." in capsys.readouterr().err
+
+
 def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, capsys):
     make_adata().write_h5ad(tmp_path / "in.h5ad")
     (tmp_path / "out.h5ad").write_text("an earlier result")

@@ -77,6 +77,21 @@ def test_save_and_load(masked_model, masked, tmp_path):
     assert loaded.history.keys() == masked_model.history.keys()
 
 
+@pytest.mark.parametrize(
+    "options", [{"schedule": lambda t: 1 - t}, {"loss_weighting": lambda schedule, t: torch.ones_like(t)}], ids=list
+)
+def test_what_cannot_be_saved_leaves_the_model_that_is_there(masked_model, masked, tmp_path, options):
+    masked_model.save(tmp_path / "model")
+    expected = masked_model.get_imputed_counts(seed=0)
+    model = train_tiny(masked, max_epochs=1, **options)
+    for folder in ("model", "new"):
+        with pytest.raises(TypeError, match=f"{next(iter(options))}=.*cannot be saved.*top level of a module"):
+            model.save(tmp_path / folder, overwrite=True)
+    assert not (tmp_path / "new").exists()
+    loaded = CountsDiffSC.load(tmp_path / "model", adata=masked)
+    np.testing.assert_array_equal(loaded.get_imputed_counts(seed=0), expected)
+
+
 def test_load_without_data_then_impute(masked_model, masked, tmp_path):
     masked_model.save(tmp_path / "model")
     loaded = CountsDiffSC.load(tmp_path / "model", adata=False)

@@ -4,6 +4,7 @@ A message has three clauses: what is wrong, with its value and place; the rule; 
 """
 
 from ._arguments import (
+    check_can_be_saved,
     check_choice,
     check_indices,
     check_key,
@@ -47,6 +48,7 @@ from ._wording import brief
 __all__ = [
     "brief",
     "check_anndata",
+    "check_can_be_saved",
     "check_categories",
     "check_choice",
     "check_counts",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -36,6 +37,19 @@ def check_no_further(arguments: Iterable[str], *, known: Sequence[str]) -> None:
             f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
         )
         raise TypeError(msg)
+
+
+def check_can_be_saved(arguments: Mapping[str, object]) -> None:
+    """Raise ``TypeError`` for an argument of a model that cannot be pickled, before anything is written."""
+    for name, value in arguments.items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            msg = (
+                f"{name}={brief(value)} cannot be saved: {error}. A function or class must be one that can be imported, from the top "
+                "level of a module, not a lambda. Define it there, make the model with it, and train again."
+            )
+            raise TypeError(msg) from error
 
 
 def check_not_string(name: str, value: object) -> None:
