@@ -81,7 +81,9 @@ def load(name: str) -> anndata.AnnData:
     folder = Path(os.environ.get("COUNTSDIFF_SC_DATA", "../shared/data"))
     adata = anndata.read_h5ad(folder / f"{DATA_SETS[name]}.h5ad")
     if adata.n_vars > N_GENES:
+        n_threads = torch.get_num_threads()
         scanpy.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=N_GENES, subset=True)
+        torch.set_num_threads(n_threads)  # which that sets back to all cores
     return adata
 
 
