@@ -284,7 +284,7 @@ class CountsDiffSC(
                 _validation.warn_of_unobserved(matrix, reference.never_observed)
                 _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, *reference.n_zeros_and_ones)
         # Conditionals at all times take longer to learn than those at one.
-        factor = 1 if self.module.one_pass_fraction >= 0.5 else 2
+        factor = 2 if self.module.is_for_generation else 1
         fraction = n_observed / (self.adata.n_obs * self.n_genes)
         return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction)
 

@@ -413,6 +413,16 @@ def test_a_model_of_all_times_trains_twice_as_long_by_default(masked, monkeypatc
     assert len(model.history["train_loss"]) == n_rounds * model.module.net.n_members
 
 
+@pytest.mark.parametrize(("one_pass_fraction", "goes_with_the_rate"), [(0.8, True), (0.3, False)])
+def test_the_dispersion_of_a_model_for_generation_does_not_go_with_the_rate(
+    masked, one_pass_fraction, goes_with_the_rate
+):
+    model = CountsDiffSC(masked, one_pass_fraction=one_pass_fraction, **TINY)
+    model.train(2, accelerator="cpu", **QUIET)
+    for net in (model.module.net, model.module.ema.module):
+        assert (net.dispersion_slope != 0.0).all() == goes_with_the_rate
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_train(masked, precision):
     scvi.settings.seed = 0
