@@ -183,9 +183,11 @@ def check_matrix(matrix: CountMatrix) -> bool:
     adata, where = matrix.adata, matrix.holder
     _validation.check_not_empty(adata.n_obs, adata.n_vars, where=where)
     if matrix.layer is not None:
-        _validation.check_key(matrix.layer, _validation.layer_names(adata), where=f"{where}.layers", argument="layer")
+        _validation.check_key(matrix.layer, _validation.named_layers(adata), where=f"{where}.layers", argument="layer")
     elif adata.X is None:
-        _validation.check_key("X", _validation.layer_names(adata), where=f"{where}, whose X is empty", argument="layer")
+        _validation.check_key(
+            "X", _validation.named_layers(adata), where=f"{where}, whose X is empty", argument="layer"
+        )
     _validation.check_mask_layer(matrix)
     has_nan = _validation.check_counts(matrix)
     return has_nan or matrix.mask_layer is not None
@@ -274,7 +276,7 @@ def stack_masks(matrices: Sequence[CountMatrix], observed_mask: ObservedMask) ->
         if mask is None:
             mask = np.ones(matrix.adata.shape, dtype=bool) if matrix.mask_layer is None else matrix.observed_mask
         elif isinstance(mask, str):
-            names = _validation.layer_names(matrix.adata)
+            names = _validation.named_layers(matrix.adata)
             _validation.check_key(mask, names, where=f"{matrix.holder}.layers", argument=argument)
             mask = matrix.adata.layers[mask]
         masks.append(_validation.check_observed_mask(mask, matrix.adata, argument=argument))

@@ -129,12 +129,6 @@ def test_zeros_are_imputed_and_cells_generated(adata):
     assert (cells.X != model.sample(10, labels="B", n_steps=5, library_size=100, seed=0).X).nnz == 0
 
 
-def test_blocks_are_larger_than_on_a_cpu(gpu_model):
-    large = gpu_model._block_size(None)
-    gpu_model.to_device("cpu")
-    assert large > gpu_model._block_size(None)
-
-
 # ---------------------------------------------------------------------- waiting
 
 

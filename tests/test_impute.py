@@ -12,7 +12,7 @@ from scipy import sparse
 
 from countsdiff_sc import CountsDiffSC, _inference_mixin, _writing, process
 from countsdiff_sc._request import rank_of_quantile
-from countsdiff_sc._validation import layer_names
+from countsdiff_sc._validation import named_layers
 
 
 def to_dense(matrix):
@@ -44,7 +44,7 @@ def test_observed_entries_are_kept_and_missing_ones_are_counts(masked_model, mas
 def test_only_the_named_layer_and_its_record_are_written(masked_model, masked):
     before = masked.copy()
     assert masked_model.impute(masked, "filled", estimate="sample", seed=3) is None
-    assert set(layer_names(masked)) == {"observed", "filled"}
+    assert set(named_layers(masked)) == {"observed", "filled"}
     np.testing.assert_array_equal(masked.X.toarray(), before.X.toarray())
     np.testing.assert_array_equal(masked.layers["observed"], before.layers["observed"])
     assert list(masked.obs) == list(before.obs)
@@ -312,6 +312,12 @@ def test_draws_without_a_mask_are_those_of_the_law_of_each_fold(adata):
     assert abs(draws[:, zero].sum(1).mean() - mean[zero].sum()) < 5 * error
 
 
+def test_more_cells_are_imputed_together_on_other_devices(masked_model, monkeypatch):
+    of_cpu = masked_model._block_size(None)
+    monkeypatch.setattr(type(masked_model.module), "device", torch.device("cuda"))
+    assert masked_model._block_size(None) > of_cpu
+
+
 def test_fewer_cells_are_imputed_together_where_there_are_many_genes(masked_model, masked, monkeypatch):
     monkeypatch.setattr(_inference_mixin, "BLOCK_ENTRIES", 7 * 20)
     for least, expected in ((1, 7), (9, 9)):
@@ -427,7 +433,7 @@ def test_fewer_draws_leave_none_of_an_earlier_run(masked_model, masked):
     masked_model.impute(layer="imputed_5", estimate="sample")  # asked for by this name
     masked_model.impute(estimate="sample", n_samples=3, seed=0)
     masked_model.impute(estimate="sample", n_samples=2, seed=1)
-    layers = sorted(name for name in layer_names(masked) if name.startswith("imputed"))
+    layers = sorted(name for name in named_layers(masked) if name.startswith("imputed"))
     assert layers == ["imputed_0", "imputed_1", "imputed_5", "imputed_7"]
     assert sorted(masked.uns["countsdiff_sc"]) == ["imputed_0", "imputed_1", "imputed_5"]
 
@@ -496,4 +502,4 @@ def test_integers_beside_missing_counts_are_single_precision(adata):
 def test_draws_stay_when_something_else_is_imputed(masked_model, masked):
     masked_model.impute(estimate="sample", n_samples=3, seed=0)
     masked_model.impute()
-    assert sorted(layer_names(masked)) == ["imputed", "imputed_0", "imputed_1", "imputed_2", "observed"]
+    assert sorted(named_layers(masked)) == ["imputed", "imputed_0", "imputed_1", "imputed_2", "observed"]

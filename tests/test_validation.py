@@ -8,7 +8,7 @@ from helpers import TINY, make_adata, train_tiny
 from scipy import sparse
 
 from countsdiff_sc import CountsDiffSC, _counts
-from countsdiff_sc._validation import layer_names
+from countsdiff_sc._validation import named_layers
 
 
 def with_value(value, dense=False):
@@ -144,7 +144,7 @@ def test_unknown_model_options(adata, argument):
 def test_wrong_arguments_write_nothing(masked_model, masked, arguments, error, match):
     with pytest.raises(error, match=match):
         masked_model.impute(**arguments)
-    assert set(layer_names(masked)) == {"observed"}
+    assert set(named_layers(masked)) == {"observed"}
     assert "countsdiff_sc" not in masked.uns
 
 
@@ -181,7 +181,7 @@ def test_genes_must_match_the_model(masked_model, genes, match):
     new.layers["observed"] = np.ones(new.shape, dtype=bool)
     with pytest.raises(ValueError, match=match):
         masked_model.impute(new)
-    assert set(layer_names(new)) == {"observed"}
+    assert set(named_layers(new)) == {"observed"}
 
 
 def test_unseen_categories(adata):
@@ -264,7 +264,7 @@ def test_laws_that_are_not_finite_are_refused(adata):
             pytest.raises(ValueError, match="not finite.*continuous covariates"),
         ):
             model.impute(new, **options)
-    assert set(layer_names(new)) == {"observed"}
+    assert set(named_layers(new)) == {"observed"}
 
 
 def test_counts_that_were_normalised_after_they_were_set_up(adata):

@@ -41,7 +41,7 @@ from ._objects import (
     check_same_cells,
     check_type,
     check_var_names,
-    layer_names,
+    named_layers,
 )
 from ._wording import brief
 
@@ -72,7 +72,7 @@ __all__ = [
     "check_something_observed",
     "check_type",
     "check_var_names",
-    "layer_names",
+    "named_layers",
     "warn_of_divergence",
     "warn_of_far_covariates",
     "warn_of_hidden_zeros",

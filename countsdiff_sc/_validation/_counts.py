@@ -16,7 +16,7 @@ from countsdiff_sc._counts import CountMatrix, row_blocks, stored_values
 from countsdiff_sc.kernels import MAX_COUNT
 
 from ._arguments import check_key
-from ._objects import layer_names
+from ._objects import named_layers
 from ._wording import some
 
 
@@ -94,7 +94,7 @@ def _setup_with_layer(matrix: CountMatrix) -> str:
 
 
 def _where_counts_may_be(matrix: CountMatrix) -> str:
-    names = layer_names(matrix.adata)
+    names = named_layers(matrix.adata)
     places = [f"layers: {sorted(names)}"] if names else ["there are no layers"]
     if matrix.adata.raw is not None:
         places.append("adata.raw is set and may hold them")
@@ -106,7 +106,7 @@ def check_mask_layer(matrix: CountMatrix) -> None:
     if matrix.mask_layer is None:
         return
     where = f"{matrix.holder}.layers"
-    check_key(matrix.mask_layer, layer_names(matrix.adata), where=where, argument="observed_mask_layer")
+    check_key(matrix.mask_layer, named_layers(matrix.adata), where=where, argument="observed_mask_layer")
     check_observed_mask(matrix.observed_mask, matrix.adata, argument=f"observed_mask_layer={matrix.mask_layer!r}")
 
 

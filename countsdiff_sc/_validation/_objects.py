@@ -55,7 +55,7 @@ def check_mudata(data: object, *, method: str) -> None:
         raise TypeError(msg)
 
 
-def layer_names(adata: AnnData) -> list[str]:
+def named_layers(adata: AnnData) -> list[str]:
     """Names of the layers. From anndata 0.13 on ``X`` is among them, under no name."""
     return [name for name in adata.layers if name is not None]
 

@@ -22,8 +22,8 @@ class CountDenoiser(nn.Module):
     Each entry has its own survival probability ``p``: 1 where it is observed, ``p(t)`` where it is missing, 0 where
     nothing is known. A cell's depth is read off the visible molecules and ``p``; the backbone learns, per gene, the
     log-ratio of the rate :math:`\mu` to the depth-scaled mean profile and the inverse dispersion at a rate of one molecule.
-    The inverse dispersion :math:`r` is that times :math:`\mu^s`, with a power :math:`s` that is common to all entries: within a
-    gene, too, high counts vary less about their mean than low ones, in units of it. The molecules lost then follow
+    The inverse dispersion :math:`r` is that times :math:`\mu^s`, with a learned power :math:`s` that is common to all entries.
+    The molecules lost then follow
     :func:`~countsdiff_sc.process.gamma_poisson_posterior`, so that dependence on an entry's own visible count and on time is exact
     rather than learned (this package).
 
@@ -64,8 +64,8 @@ class CountDenoiser(nn.Module):
         self.context = CellContext(
             backbone.context_width, len(modality_sizes), n_categories, n_continuous, self.n_members
         )
-        membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
         self.dispersion_slope = nn.Parameter(torch.zeros(self.n_members, 1, 1))
+        membership = torch.block_diag(*(torch.ones(size, 1) for size in modality_sizes))
         self.register_buffer("membership", membership, persistent=False)  # (G, D), one-hot
         self.register_buffer("mean_profile", torch.ones(len(membership)))
         self.register_buffer("depth_concentration", torch.ones(len(modality_sizes)))

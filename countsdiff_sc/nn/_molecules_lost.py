@@ -49,7 +49,7 @@ class Readout:
 
     @property
     def dispersion(self) -> tuple[Tensor, Tensor]:
-        """What the inverse dispersion comes of, and the rate."""
+        """What the inverse dispersion comes of, besides the rate."""
         return self.log_dispersion, self.dispersion_slope
 
     @property

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import sparse
 
-from countsdiff_sc._validation import check_anndata, check_key, layer_names
+from countsdiff_sc._validation import check_anndata, check_key, named_layers
 
 #: Real cells are grey and drawn below.
 _COLORS = {"real": "0.6", "generated": "C0"}
@@ -52,7 +52,7 @@ def generated(real: AnnData, generated: AnnData, *, layer: str | None = None, se
     for name, cells in (("real", real), ("generated", generated)):
         check_anndata(cells, method=f"pl.generated, as {name},")
     if layer is not None:
-        check_key(layer, layer_names(real), where="real.layers", argument="layer")
+        check_key(layer, named_layers(real), where="real.layers", argument="layer")
     if not real.var_names.equals(generated.var_names):
         msg = (
             f"real has {real.n_vars:,} genes and generated {generated.n_vars:,}, and they are not the same in the same order. "
