@@ -215,8 +215,8 @@ class CountsDiffSC(
             Largest gradient norm. The default is so low that practically every step reaches it: a minibatch with a few deep
             cells then steers no more than others.
         **kwargs
-            Further arguments of scvi-tools' ``train``: ``plan_kwargs``, ``datasplitter_kwargs``, ``callbacks``,
-            ``logger``, ``precision``, ...
+            Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``,
+            ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``callbacks``, ``logger``, ``precision``, ...
 
         Examples
         --------

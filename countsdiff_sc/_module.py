@@ -103,6 +103,9 @@ class CountsDiffModule(BaseModuleClass):
         self.schedule = get_schedule(schedule)
         self.time_distribution = get_time_distribution(time_distribution)
         self.loss_weighting = self.time_distribution.weighting(loss_weighting)
+        # Parts of the user's own may do anything.
+        parts = denoiser, schedule, loss_weighting, time_distribution
+        self.is_built_in = all(isinstance(part, (str, int)) for part in parts)
         self.p_uncond = p_uncond
         self.one_pass_fraction, self.is_for_generation = one_pass_fraction, one_pass_fraction < 0.5
         backbone = _backbone(denoiser, n_members, sum(modality_sizes), denoiser_kwargs)

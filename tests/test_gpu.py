@@ -14,6 +14,7 @@ from laws import assert_law, nb
 from scipy import sparse, stats
 
 from countsdiff_sc import CountsDiffSC
+from countsdiff_sc._cuda_graph import RecordedGradients
 from countsdiff_sc._training_plan import MAX_GRADIENT, scale_to_norm
 from countsdiff_sc.process import get_birth_rule, thin
 
@@ -127,6 +128,46 @@ def test_zeros_are_imputed_and_cells_generated(adata):
     cells = model.sample(10, labels="B", n_steps=5, library_size=100, seed=0)
     assert abs(cells.X.sum(1) - 100).max() < 60
     assert (cells.X != model.sample(10, labels="B", n_steps=5, library_size=100, seed=0).X).nnz == 0
+
+
+# ---------------------------------------------------------------------- recording
+
+
+def trained_on_gpu(data, **plan_kwargs):
+    scvi.settings.seed = 0
+    model = CountsDiffSC(data, **TINY)
+    model.train(4, batch_size=10, accelerator="gpu", devices=1, plan_kwargs=plan_kwargs, **QUIET)
+    return model
+
+
+def test_recorded_steps_train_as_others(masked, monkeypatch):
+    sizes, loss = [], RecordedGradients.loss
+    monkeypatch.setattr(
+        RecordedGradients, "loss", lambda self, batch: sizes.append(len(batch["X"])) or loss(self, batch)
+    )
+    recorded = trained_on_gpu(masked)
+    assert sorted(sizes) == [24] * 4 + [30] * 4  # of 54 training cells
+    other = trained_on_gpu(masked, cuda_graph=False)
+    assert len(sizes) == 8
+    losses = (model.history["train_loss"].to_numpy(dtype=float) for model in (recorded, other))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    for name, weights in other.module.state_dict().items():
+        torch.testing.assert_close(recorded.module.state_dict()[name], weights, rtol=1e-3, atol=1e-5)
+
+
+def test_a_recorded_step_draws_anew_and_follows_the_seed(gpu_model, masked):
+    module = gpu_model.module.train()
+    (batch,) = gpu_model._make_data_loader(masked, batch_size=len(masked))
+    batch = {key: value.cuda() for key, value in batch.items()}
+    recorded = RecordedGradients(module, batch)
+    losses = []
+    for seed in (0, 1, 0):
+        torch.cuda.manual_seed(seed)
+        losses.append([recorded.loss(batch).item() for _ in range(2)])
+    assert losses[0] == losses[2]
+    assert len({*losses[0], *losses[1]}) == 4
+    torch.cuda.manual_seed(0)
+    assert module(batch).loss.item() == pytest.approx(losses[0][0], rel=1e-5)
 
 
 # ---------------------------------------------------------------------- waiting

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.stats import arcsine, kstest, uniform
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from countsdiff_sc import CountsDiffSC, _training_states, process
+from countsdiff_sc import CountsDiffSC, _cuda_graph, _training_states, process
 from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_length import default_max_epochs
@@ -265,6 +265,69 @@ def test_gradient_accumulation_averages_once_per_optimiser_step(masked):
     model = CountsDiffSC(masked, **TINY)
     model.train(max_epochs=1, accelerator="cpu", batch_size=3, accumulate_grad_batches=2, **QUIET)
     assert int(model.module.ema.n_averaged) == 3  # 54 training cells, 6 minibatches of 3 cells for each of 3 networks
+
+
+class ComputedGradients:
+    """In the place of :class:`RecordedGradients`, which needs a GPU: computes at every call what that repeats."""
+
+    def __init__(self, module, batch):
+        self.module, self.size, self.n_calls = module, len(batch["X"]), 0
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def takes(self, batch):
+        return len(batch["X"]) == self.size
+
+    def loss(self, batch):
+        self.n_calls += 1
+        loss = self.module(batch).loss
+        self.gradients = torch.autograd.grad(loss, self.parameters)
+        return loss.detach()
+
+    def give_gradients(self):
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+
+
+@pytest.mark.parametrize(("n_sizes", "n_calls"), [(2, {30: 2, 24: 2}), (1, {30: 2})])
+def test_gradients_that_come_with_the_loss_train_alike(masked, monkeypatch, n_sizes, n_calls):
+    def trained():
+        scvi.settings.seed = 0
+        model = CountsDiffSC(masked, **TINY)
+        model.train(2, batch_size=10, accelerator="cpu", **QUIET)  # 54 cells
+        return model
+
+    usual, recorded = trained(), []
+    monkeypatch.setattr(_cuda_graph, "N_SIZES", n_sizes)
+    monkeypatch.setattr(
+        _cuda_graph, "RecordedGradients", lambda *args: recorded.append(ComputedGradients(*args)) or recorded[-1]
+    )
+    monkeypatch.setattr(CountsDiffTrainingPlan, "_records", lambda self: True)
+    model = trained()
+    assert {each.size: each.n_calls for each in recorded} == n_calls
+    assert model.history["train_loss"].equals(usual.history["train_loss"])
+    for name, weights in usual.module.state_dict().items():
+        assert torch.equal(weights, model.module.state_dict()[name]), name
+
+
+def test_nothing_is_recorded_without_a_gpu_or_of_parts_of_the_users_own(masked):
+    plan = SimpleNamespace(
+        device=torch.device("cuda"),
+        cuda_graph=True,
+        module=CountsDiffSC(masked, **TINY).module,
+        trainer=SimpleNamespace(precision="32-true", world_size=1, accumulate_grad_batches=1),
+    )
+    records = CountsDiffTrainingPlan._records
+    assert records(plan)
+    for changed in (
+        {"device": torch.device("cpu")},
+        {"cuda_graph": False},
+        {"module": CountsDiffSC(masked, schedule=process.CosineSchedule(), **TINY).module},
+        *(
+            {"trainer": SimpleNamespace(**(vars(plan.trainer) | other))}
+            for other in ({"precision": "bf16-mixed"}, {"world_size": 2}, {"accumulate_grad_batches": 2})
+        ),
+    ):
+        assert not records(SimpleNamespace(**(vars(plan) | changed))), changed
 
 
 def test_reference_profile_of_complete_data_is_the_mean(adata):
