@@ -1,7 +1,7 @@
 """Simple imputers that see what the model sees: only the observed entries.
 
-Each is called as ``baseline(counts, observed_mask, labels)`` with dense arrays, cells x genes, and returns expected
-counts of that shape.
+Each is called as ``baseline(counts, observed_mask, labels)`` with matrices, cells x genes, and returns expected counts, a dense
+array of that shape. Hidden counts may be anything, NaN too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
+
+from ._inputs import check_labels, visible_counts
 
 #: Weight, in cells, of the overall profile in the profile of a label.
 LABEL_PRIOR = 1.0
@@ -25,17 +27,19 @@ def zeros(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | No
 
 def gene_mean_x_depth(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     r"""Rank-one rates :math:`d_i \mu_g`, fitted to the observed entries by alternating row and column totals."""
-    depth, profile = _fit_rank_one(counts, observed_mask)
+    depth, profile = _fit_rank_one(*visible_counts(counts, observed_mask))
     return (depth[:, None] * profile).astype(np.float32)
 
 
 def label_mean_x_depth(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """As :func:`gene_mean_x_depth` within each label, shrunk a little towards the profile of all cells."""
-    _, overall = _fit_rank_one(counts, observed_mask)
-    imputed = np.empty(counts.shape, dtype=np.float32)
+    visible, observed = visible_counts(counts, observed_mask)
+    labels = check_labels(labels, len(visible))
+    _, overall = _fit_rank_one(visible, observed)
+    imputed = np.empty(visible.shape, dtype=np.float32)
     for label in np.unique(labels):
         cells = labels == label
-        depth, profile = _fit_rank_one(counts[cells], observed_mask[cells], prior=overall)
+        depth, profile = _fit_rank_one(visible[cells], observed[cells], prior=overall)
         imputed[cells] = depth[:, None] * profile
     return imputed
 
@@ -65,13 +69,13 @@ def nearest_neighbours(
     n_rounds
         Rounds of search and fill.
     """
-    depth, profile = _fit_rank_one(counts, observed_mask)
+    visible, observed = visible_counts(counts, observed_mask)
+    depth, profile = _fit_rank_one(visible, observed)
     depth = np.maximum(depth, 1e-6)[:, None]
-    visible, exposure = np.where(observed_mask, counts, 0.0), depth * observed_mask
-    rate = np.broadcast_to(profile, counts.shape)
-    n_neighbours, n_components = min(n_neighbours, len(counts)), min(n_components, *counts.shape)
+    exposure, rate = depth * observed, np.broadcast_to(profile, visible.shape)
+    n_neighbours, n_components = min(n_neighbours, len(visible)), min(n_components, *visible.shape)
     for _ in range(n_rounds):
-        filled = np.log1p(2.0 * np.where(observed_mask, counts / depth, rate))
+        filled = np.log1p(2.0 * np.where(observed, visible / depth, rate))
         latent = PCA(n_components, random_state=0).fit_transform(filled)
         graph = NearestNeighbors(n_neighbors=n_neighbours).fit(latent).kneighbors_graph(latent)
         rate = (graph @ visible + NEIGHBOUR_PRIOR * profile) / (graph @ exposure + NEIGHBOUR_PRIOR)
@@ -112,13 +116,13 @@ def low_rank(
     seed
         Seed of the starting point.
     """
-    depth, profile = _fit_rank_one(counts, observed_mask)
+    visible, observed = visible_counts(counts, observed_mask)
+    depth, profile = _fit_rank_one(visible, observed)
     expected = (depth[:, None] * np.maximum(profile, 1e-9)).astype(np.float32)
-    exposure = expected * observed_mask
-    visible = np.where(observed_mask, counts, 0.0).astype(np.float32)
+    exposure = expected * observed
     rng = np.random.default_rng(seed)
-    cells = rng.gamma(2.0, 0.5, (len(counts), rank)).astype(np.float32) / rank
-    genes = rng.gamma(2.0, 0.5, (rank, counts.shape[1])).astype(np.float32)
+    cells = rng.gamma(2.0, 0.5, (len(visible), rank)).astype(np.float32) / rank
+    genes = rng.gamma(2.0, 0.5, (rank, visible.shape[1])).astype(np.float32)
 
     def ratio() -> np.ndarray:
         return visible / np.maximum(cells @ genes, 1e-9)
@@ -131,15 +135,14 @@ def low_rank(
 
 
 def _fit_rank_one(
-    counts: np.ndarray, observed_mask: np.ndarray, *, prior: np.ndarray | None = None, n_rounds: int = 4
+    visible: np.ndarray, observed: np.ndarray, *, prior: np.ndarray | None = None, n_rounds: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """Depths ``(B,)`` and profile ``(G,)``; ``prior`` counts as :data:`LABEL_PRIOR` further cells with that profile."""
-    visible = np.where(observed_mask, counts, 0.0)
     weight = 0.0 if prior is None else LABEL_PRIOR
-    prior = np.zeros(counts.shape[1]) if prior is None else prior
-    depth = np.ones(len(counts))
+    prior = np.zeros(visible.shape[1]) if prior is None else prior
+    depth = np.ones(len(visible))
     for _ in range(n_rounds):
-        profile = (visible.sum(axis=0) + weight * prior) / np.maximum(depth @ observed_mask + weight, 1e-9)
-        expected = observed_mask @ profile
-        depth = np.divide(visible.sum(axis=1), expected, out=np.ones(len(counts)), where=expected > 0)
+        profile = (visible.sum(axis=0) + weight * prior) / np.maximum(depth @ observed + weight, 1e-9)
+        expected = observed @ profile
+        depth = np.divide(visible.sum(axis=1), expected, out=np.ones(len(visible)), where=expected > 0)
     return depth, profile

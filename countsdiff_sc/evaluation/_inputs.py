@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from countsdiff_sc._counts import dense
+
 
 def visible_counts(
     counts: np.ndarray, observed_mask: np.ndarray, n_genes: int | None = None
@@ -15,7 +17,7 @@ def visible_counts(
     Parameters
     ----------
     counts, observed_mask
-        Counts (molecules) and where they are known, dense, cells x genes.
+        Counts (molecules) and where they are known, cells x genes, dense or sparse.
     n_genes
         Genes of the training cells, if there were any.
 
@@ -24,11 +26,11 @@ def visible_counts(
     ValueError
         If shapes differ, nothing is known, or a known count is negative or not a number.
     """
-    counts, observed = np.asarray(counts), np.asarray(observed_mask)
+    counts, observed = dense(counts), dense(observed_mask)
     if counts.ndim != 2 or counts.shape != observed.shape or observed.dtype != bool:
         msg = (
             f"counts has shape {counts.shape} and observed_mask {observed.shape}, of {observed.dtype}. Both must be "
-            "cells x genes, the mask of booleans, True where a count is known. Pass dense arrays, and (mask > 0) for numbers."
+            "cells x genes, the mask of booleans, True where a count is known. Pass (mask > 0) for a mask of numbers."
         )
         raise ValueError(msg)
     if n_genes not in {None, counts.shape[1]}:
@@ -46,6 +48,15 @@ def visible_counts(
         )
         raise ValueError(msg)
     return visible, observed
+
+
+def check_labels(labels: np.ndarray, n_cells: int) -> np.ndarray:
+    """The labels as an array; raises ``ValueError`` unless there is one for each cell."""
+    labels = np.asarray(labels)
+    if labels.shape != (n_cells,):
+        msg = f"labels has shape {labels.shape}. There must be one for each of {n_cells:,} cells. Pass a column of obs."
+        raise ValueError(msg)
+    return labels
 
 
 def check_trainable(observed: np.ndarray, min_cells: int = 1) -> None:

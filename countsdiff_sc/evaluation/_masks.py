@@ -173,11 +173,25 @@ def split_molecules(counts, fraction: float, *, seed: int) -> tuple[np.ndarray, 
     Returns
     -------
     Kept and held-out counts; they add up to ``counts``, and are NaN where that is.
+
+    Raises
+    ------
+    ValueError
+        If a value is neither a non-negative integer nor NaN.
     """
     check_number("fraction", fraction, low=0, high=1)
     whole = dense(counts)
     known = ~np.isnan(whole)
-    molecules = np.where(known, whole, 0).astype(np.int64)
+    molecules = np.where(known, whole, 0)
+    is_count = np.isfinite(molecules) & (molecules >= 0) & (molecules == np.floor(molecules))
+    if not is_count.all():
+        row, column = np.argwhere(~is_count)[0]
+        msg = (
+            f"counts[{row}, {column}]={molecules[row, column]} is not a count. Molecules are divided, so counts must be "
+            "non-negative integers, or NaN. Pass raw counts."
+        )
+        raise ValueError(msg)
+    molecules = molecules.astype(np.int64)
     held_out = np.random.default_rng(seed).binomial(molecules, fraction).astype(whole.dtype)
     if not known.all():
         held_out[~known] = np.nan

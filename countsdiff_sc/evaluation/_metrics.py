@@ -1,11 +1,13 @@
 """How far predicted means are from the truth, on hidden entries.
 
-Each takes hidden counts (molecules) and their predicted means, shape ``(n_hidden,)``; other shapes raise ``ValueError``.
+Each takes hidden counts (molecules) and their predicted means, arrays of one shape, such as ``(n_hidden,)``; unlike shapes raise
+``ValueError``.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
 from scipy.special import xlogy
 from scipy.stats import nbinom
 
@@ -16,7 +18,17 @@ MEAN_FLOOR = 1e-6
 
 
 def check_same_shape(truth: np.ndarray, other: np.ndarray, name: str = "mean") -> None:
-    """Raise ``ValueError`` unless both have one shape; without it, unlike shapes would be broadcast and scored."""
+    """Raise ``ValueError`` unless both have one shape; without it, unlike shapes would be broadcast and scored.
+
+    ``TypeError`` for sparse matrices, which are not read entry by entry.
+    """
+    for values in (truth, other):
+        if sparse.issparse(values):
+            msg = (
+                f"A {type(values).__name__} was given. Metrics compare entry by entry, which takes arrays. Convert it with "
+                ".toarray(), then index it."
+            )
+            raise TypeError(msg)
     if np.shape(truth) != np.shape(other):
         msg = (
             f"{name} has shape {np.shape(other)} and truth {np.shape(truth)}. Metrics compare entry by entry, so they must "
@@ -27,6 +39,8 @@ def check_same_shape(truth: np.ndarray, other: np.ndarray, name: str = "mean") -
 
 def paired(truth: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both in double precision, after checking that they have one shape: differences of unsigned counts wrap around."""
+    # A sparse matrix that is indexed by a mask gives a matrix of one row.
+    truth, mean = (np.asarray(each).ravel() if isinstance(each, np.matrix) else each for each in (truth, mean))
     check_same_shape(truth, mean)
     return np.asarray(truth, dtype=np.float64), np.asarray(mean, dtype=np.float64)
 
@@ -73,8 +87,8 @@ def r2(truth: np.ndarray, mean: np.ndarray) -> float:
 
 def pearson(truth: np.ndarray, mean: np.ndarray) -> float:
     """Pearson correlation over all hidden entries, of ``log1p``; NaN where either is constant."""
-    logs = map(np.log1p, paired(truth, mean))
-    return float(group_correlations(*logs, np.zeros(len(truth), dtype=int))[0])
+    logs = [np.log1p(each).ravel() for each in paired(truth, mean)]
+    return float(group_correlations(*logs, np.zeros(len(logs[0]), dtype=int))[0])
 
 
 def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray, *, ranks: bool = False) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from countsdiff_sc._counts import dense
+
 from ._calibration import coverage, pit_from_draws
 from ._draw_metrics import energy_distance, variance_ratio, wasserstein, zero_fraction_error
 from ._metrics import bias, grouped_correlation, mae, pearson, poisson_deviance, r2, rmse, rmse_log1p
@@ -28,7 +30,7 @@ def compare(
     Parameters
     ----------
     truth
-        Hidden counts (molecules), one-dimensional.
+        Hidden counts (molecules), such as ``counts[hidden]``; one-dimensional with ``entries``.
     predictions
         Predicted means by method, each of that shape.
     entries
@@ -63,9 +65,10 @@ def compare_draws(
     Parameters
     ----------
     truth
-        Complete counts (molecules), cells x genes.
+        Complete counts (molecules), cells x genes, dense or sparse.
     draws
-        For each method its draws, which are complete matrices too: observed counts as they are, the others drawn.
+        For each method its draws, which are complete matrices too: observed counts as they are, the others drawn; such as
+        :meth:`~countsdiff_sc.CountsDiffSC.get_imputed_counts` returns them.
     hidden
         Where counts were hidden, booleans, cells x genes.
     seed
@@ -77,16 +80,17 @@ def compare_draws(
     ``wasserstein`` (molecules) and ``energy_distance``. Of the truth's rank among all draws: ``coverage_50`` to
     ``coverage_95``, the fractions of hidden counts in central intervals of 50, 80, 90 and 95%.
     """
+    truth, hidden = dense(truth), dense(hidden)
     genes = np.nonzero(hidden)[1]
     rows = {}
     for name, matrices in draws.items():
-        first = matrices[0][hidden]
-        pit = pit_from_draws(truth[hidden], np.stack([matrix[hidden] for matrix in matrices]), seed=seed)
+        drawn = np.stack([dense(matrix)[hidden] for matrix in matrices])
+        first, pit = drawn[0], pit_from_draws(truth[hidden], drawn, seed=seed)
         rows[name] = {
             "zero_fraction_error": zero_fraction_error(truth[hidden], first),
             "variance_ratio": variance_ratio(truth[hidden], first, genes),
             "wasserstein": wasserstein(truth[hidden], first),
-            "energy_distance": energy_distance(truth, matrices[0], seed=seed),
+            "energy_distance": energy_distance(truth, dense(matrices[0]), seed=seed),
             **{f"coverage_{level * 100:.0f}": coverage(pit, level) for level in LEVELS},
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from countsdiff_sc.evaluation._metrics import paired
+
 #: Fewer hidden entries do not make a box.
 MIN_IN_BOX = 5
 
@@ -47,12 +49,20 @@ def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes |
     Parameters
     ----------
     truth
-        Hidden counts (molecules), one-dimensional.
+        Hidden counts (molecules), such as ``counts[hidden]``.
     predicted
         Their imputed means, same shape.
     ax
         Axes to draw on; new ones by default.
+
+    Raises
+    ------
+    TypeError
+        For sparse matrices.
+    ValueError
+        If the shapes differ.
     """
+    truth, predicted = (each.ravel() for each in paired(truth, predicted))
     ax = plt.subplots()[1] if ax is None else ax
     edges = np.unique(np.floor(np.geomspace(1, max(truth.max(initial=1), 1) + 1, 14))).astype(int)
     edges = np.concatenate([[0], edges])

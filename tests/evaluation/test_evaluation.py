@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scvi
 from helpers import QUIET, TINY, make_adata, train_tiny
+from scipy import sparse
 from sklearn.metrics import mean_poisson_deviance
 
 from countsdiff_sc import CountsDiffSC, evaluation
@@ -46,6 +47,29 @@ def test_poisson_deviance_of_the_truth_is_zero_and_of_zeros_finite():
 
 def test_rmse_log1p():
     assert evaluation.rmse_log1p(np.array([0.0, np.e - 1]), np.array([0.0, 0.0])) == pytest.approx(np.sqrt(0.5))
+
+
+@pytest.mark.parametrize("baseline", BASELINES[1:])
+def test_baselines_take_sparse_counts_and_masks(baseline):
+    counts = np.random.default_rng(0).poisson(1.0, (40, 12)).astype(np.float32)
+    observed, labels = evaluation.mcar(counts, 0.4, seed=0), np.repeat(["a", "b"], 20)
+    dense = baseline(counts, observed, labels)
+    np.testing.assert_array_equal(baseline(sparse.csr_matrix(counts), sparse.csr_matrix(observed), labels), dense)
+
+
+@pytest.mark.parametrize("baseline", BASELINES[1:])
+def test_baselines_refuse_masks_of_another_shape_and_counts_below_zero(baseline):
+    counts, observed, labels = np.ones((4, 3)), np.ones((4, 3), dtype=bool), np.repeat(["a", "b"], 2)
+    with pytest.raises(ValueError, match=r"counts has shape \(4, 3\) and observed_mask \(2, 3\)"):
+        baseline(counts, observed[:2], labels)
+    counts[1, 2] = -1.0
+    with pytest.raises(ValueError, match=r"counts\[1, 2\]=-1.0 is marked as observed\. .* not negative\. Set"):
+        baseline(counts, observed, labels)
+
+
+def test_labels_are_one_for_each_cell():
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\)\. There must be one for each of 4 cells\. Pass"):
+        evaluation.label_mean_x_depth(np.ones((4, 3)), np.ones((4, 3), dtype=bool), np.repeat("a", 3))
 
 
 def test_gene_mean_x_depth_recovers_rank_one_rates_from_what_is_visible():

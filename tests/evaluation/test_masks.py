@@ -95,6 +95,14 @@ def test_split_molecules_adds_up_and_thins():
     assert close(held_out.sum() / COUNTS.sum(), 0.25, COUNTS.sum())
 
 
+@pytest.mark.parametrize("value", [1.5, -1.0, np.inf])
+def test_only_molecules_can_be_split(value):
+    counts = COUNTS.astype(float)
+    counts[3, 2] = value
+    with pytest.raises(ValueError, match=rf"counts\[3, 2\]={value} is not a count\. .* or NaN\. Pass raw counts"):
+        evaluation.split_molecules(counts, 0.25, seed=0)
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_what_is_not_known_is_not_observed(mechanism):
     counts = COUNTS.copy()

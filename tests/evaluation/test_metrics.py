@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import LAW
-from scipy import stats
+from scipy import sparse, stats
 from sklearn import metrics
 
 from countsdiff_sc import evaluation
@@ -59,6 +59,20 @@ def test_shapes_that_would_broadcast_are_refused(metric):
         ValueError, match=r"mean has shape \(600, 1\) and truth \(600,\)\. .* must be equal\. Index both"
     ):
         metric(TRUTH, MEAN[:, None])
+
+
+@pytest.mark.parametrize("metric", OF_MEANS)
+def test_what_a_mask_takes_from_a_sparse_matrix_is_scored_and_a_sparse_matrix_refused(metric):
+    truth, mean, hidden = TRUTH.reshape(30, 20), MEAN.reshape(30, 20), RNG.random((30, 20)) < 0.5
+    expected = metric(truth[hidden], mean[hidden])
+    assert metric(sparse.csr_matrix(truth)[hidden], mean[hidden]) == expected
+    with pytest.raises(TypeError, match=r"A csr_matrix was given\. .* Convert it with \.toarray\(\)"):
+        metric(sparse.csr_matrix(truth), mean)
+
+
+@pytest.mark.parametrize("metric", OF_MEANS)
+def test_matrices_are_scored_as_their_entries(metric):
+    assert metric(TRUTH.reshape(30, 20), MEAN.reshape(30, 20)) == pytest.approx(metric(TRUTH, MEAN), rel=1e-12)
 
 
 def test_grouped_correlations_are_means_over_groups_and_skip_constant_ones():

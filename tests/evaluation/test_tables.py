@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.stats import spearmanr
 
 from countsdiff_sc import evaluation
@@ -26,6 +27,15 @@ def test_every_score_of_means_is_the_metric_of_its_name():
     assert table.loc["a", "spearman_per_gene"] == pytest.approx(by_gene)
     assert table.loc["b", ["spearman_per_cell", "r2", "pearson"]].to_numpy() == pytest.approx(1.0)
     assert "spearman_per_cell" not in evaluation.compare(truth, {"a": mean})
+
+
+def test_draws_may_be_sparse():
+    dense = draws(3)
+    tables = [
+        evaluation.compare_draws(kind(TRUTH), {"a": list(map(kind, dense))}, HIDDEN)
+        for kind in (np.asarray, sparse.csr_matrix)
+    ]
+    assert tables[0].equals(tables[1])
 
 
 def test_draws_of_the_right_law_score_well_and_of_another_badly():

@@ -23,6 +23,11 @@ def test_few_hidden_entries_make_an_empty_picture(n):
     assert len(ax.get_xticks()) == 0
 
 
+def test_truth_and_prediction_are_of_one_shape():
+    with pytest.raises(ValueError, match=r"mean has shape \(3,\) and truth \(4,\)"):
+        pl.imputed_against_true(np.arange(4), np.arange(3))
+
+
 def test_report_has_the_training_curve_and_the_hidden_entries(masked_model):
     truth = np.arange(20.0)
     figure = pl.report(Holdout(masked_model, truth, truth, None))
