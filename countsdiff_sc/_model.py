@@ -23,7 +23,7 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_length import default_max_epochs
+from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
 from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
 from countsdiff_sc.process._losses import LossWeighting
 
@@ -130,8 +130,16 @@ class CountsDiffSC(
     def _set_up_if_needed(cls, data: AnnData | MuData) -> None:
         _validation.check_type(data)
         _validation.check_not_empty(data.n_obs, data.n_vars, where="The data")
-        if cls._get_most_recent_anndata_manager(data) is not None:
-            return
+        try:
+            if cls._get_most_recent_anndata_manager(data) is not None:
+                return
+        except ValueError as error:  # it has the identifier of another object
+            name = "mdata" if isinstance(data, MuData) else "adata"
+            msg = (
+                f"This {type(data).__name__} is a copy, or a part, of one that was set up. Every object is set up by itself. Call "
+                f"CountsDiffSC.setup_{type(data).__name__.lower()}({name}, ...) for this one."
+            )
+            raise ValueError(msg) from error
         if isinstance(data, MuData):
             cls.setup_mudata(data)
             found = f"counts in X of the modalities {list(data.mod)}"
@@ -215,8 +223,9 @@ class CountsDiffSC(
             Largest gradient norm. The default is so low that practically every step reaches it: a minibatch with a few deep
             cells then steers no more than others.
         **kwargs
-            Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``,
-            ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``callbacks``, ``logger``, ``precision``, ...
+            Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``, by default the
+            larger the less is observed, ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``callbacks``,
+            ``logger``, ``precision``, ...
 
         Examples
         --------
@@ -234,7 +243,7 @@ class CountsDiffSC(
         n_validation = n_obs - n_train if validation_size is None else math.floor(validation_size * n_obs)
         n_members = self.module.net.n_members
         early_stopping = early_stopping and n_validation > 0  # nothing to watch otherwise
-        fitting_epochs = self._look_at_training_data(n_train)
+        fitting_epochs, observed_fraction = self._look_at_training_data(n_train)
         max_epochs = fitting_epochs if max_epochs is None else max_epochs
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
@@ -245,6 +254,10 @@ class CountsDiffSC(
             kwargs["callbacks"] = list(kwargs["callbacks"])  # the trainer appends to it
         # Without this the trainer switches cudnn's non-deterministic autotuning on, also when a seed is set.
         kwargs.setdefault("benchmark", False)
+        kwargs["plan_kwargs"] = {
+            "weight_decay": default_weight_decay(observed_fraction),
+            **(kwargs.get("plan_kwargs") or {}),
+        }
         kwargs.setdefault("log_every_n_steps", 1)  # or Lightning warns about every small data set
         if torch.cuda.is_available():  # from pinned memory Lightning copies without waiting
             kwargs["datasplitter_kwargs"] = {"pin_memory": True, **(kwargs.get("datasplitter_kwargs") or {})}
@@ -269,8 +282,11 @@ class CountsDiffSC(
         self._has_only_queries = False  # whatever the data were, they were trained on now
         _validation.warn_of_divergence(self.module.ema.parameters())
 
-    def _look_at_training_data(self, n_train: int) -> int:
-        """Check the training data, set what they fix before the first training, and return how many epochs they take."""
+    def _look_at_training_data(self, n_train: int) -> tuple[int, float]:
+        """Check the training data, set what they fix before the first training.
+
+        Returns how many epochs they take, and which fraction of them is observed.
+        """
         matrices = self._count_matrices(self.adata)
         # They may have been normalised since they were set up, so every one is checked again.
         self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)
@@ -286,7 +302,7 @@ class CountsDiffSC(
         # Conditionals at all times take longer to learn than those at one.
         factor = 2 if self.module.is_for_generation else 1
         fraction = n_observed / (self.adata.n_obs * self.n_genes)
-        return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction)
+        return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction), fraction
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))

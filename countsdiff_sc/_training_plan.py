@@ -10,6 +10,7 @@ import torch
 
 from countsdiff_sc._cuda_graph import StepRecorder
 from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
+from countsdiff_sc._training_defaults import WEIGHT_DECAY
 from countsdiff_sc._validation import check_number
 
 #: Decay of AdamW's averages. A run has some hundreds of steps, and 0.999 for the squares would average all of them.
@@ -54,7 +55,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         module: CountsDiffModule,
         *,
         lr: float = 2.5e-3,
-        weight_decay: float = 0.05,
+        weight_decay: float = WEIGHT_DECAY,
         warmup_fraction: float = 0.1,
         cuda_graph: bool = True,
     ):

@@ -23,6 +23,15 @@ def test_construction_without_setup_says_so(adata, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("part", [lambda adata: adata.copy(), lambda adata: adata[:30]])
+def test_a_copy_of_what_was_set_up_is_set_up_by_itself(adata, part):
+    CountsDiffSC.setup_anndata(adata)
+    with pytest.raises(
+        ValueError, match=r"This AnnData is a copy, or a part, .* Call CountsDiffSC\.setup_anndata\(adata,"
+    ):
+        CountsDiffSC(part(adata), **TINY)
+
+
 def test_three_lines(adata):
     model = CountsDiffSC(adata, **TINY)
     model.train(max_epochs=1, accelerator="cpu", **QUIET)
