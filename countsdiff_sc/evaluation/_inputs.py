@@ -24,7 +24,7 @@ def visible_counts(
     Raises
     ------
     ValueError
-        If shapes differ, nothing is known, or a known count is negative or not a number.
+        If shapes differ, or a known count is negative or not finite.
     """
     counts, observed = dense(counts), dense(observed_mask)
     if counts.ndim != 2 or counts.shape != observed.shape or observed.dtype != bool:

@@ -110,8 +110,8 @@ def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray,
     -------
     Mean over the groups in which both vary; NaN if there is none.
     """
-    check_same_shape(truth, groups, "groups")
     x, y = paired(truth, mean)
+    check_same_shape(x, groups, "groups")
     if not ranks:
         x, y = np.log1p(x), np.log1p(y)
     each = group_correlations(x, y, groups, ranks=ranks)

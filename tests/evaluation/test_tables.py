@@ -29,6 +29,15 @@ def test_every_score_of_means_is_the_metric_of_its_name():
     assert "spearman_per_cell" not in evaluation.compare(truth, {"a": mean})
 
 
+def test_counts_may_come_from_a_sparse_matrix():
+    mean, entries = RNG.gamma(2.0, 1.5, HIDDEN.sum()), np.nonzero(HIDDEN)
+    tables = [
+        evaluation.compare(kind(TRUTH)[HIDDEN], {"a": mean}, entries=entries)
+        for kind in (np.asarray, sparse.csr_matrix)
+    ]
+    assert tables[0].equals(tables[1])
+
+
 def test_draws_may_be_sparse():
     dense = draws(3)
     tables = [
