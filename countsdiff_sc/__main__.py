@@ -6,14 +6,16 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import anndata
 import scvi
+import torch
 
 from countsdiff_sc import CountsDiffSC, _registration, _validation, _writing, datasets, evaluation, pl
+from countsdiff_sc._constants import UNS_KEY
 
 #: Fraction of the entries that is hidden to show whether the model helps on the data at hand.
 HIDDEN_FRACTION = 0.1
@@ -23,6 +25,7 @@ SHOWN = ["poisson_deviance", "rmse_log1p"]
 OPTIONS = {
     "CountsDiffSC.setup_anndata(adata, layer=...)": "--layer NAME",
     "for example layer='imputed'": "for example --output-layer imputed",
+    "Choose another name, or delete it first": "Choose another name, --output-layer NAME, or delete it first",
 }
 
 
@@ -34,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--n-samples must be at least 1")
     if not 0 <= arguments.seed < 2**32:
         parser.error("--seed must be at least 0 and below 2^32")
+    if arguments.threads is not None and arguments.threads < 1:
+        parser.error("--threads must be at least 1")
     if arguments.n_samples > 1 and arguments.estimate != "sample":
         parser.error("--n-samples above 1 needs --estimate sample")
     try:
@@ -51,11 +56,13 @@ def _impute(arguments: argparse.Namespace) -> None:
     _keep_quiet()
     _check_files(arguments)
     scvi.settings.seed = arguments.seed
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     if arguments.input is None:
         adata, arguments.labels_key = datasets.pbmc68k_counts(), arguments.labels_key or "bulk_labels"
         print("No input given: using the 700 PBMCs that come with scanpy.")
     else:
-        adata = anndata.read_h5ad(arguments.input)
+        adata = _read(arguments.input)
     setup = {
         "layer": arguments.layer,
         "labels_key": arguments.labels_key,
@@ -63,13 +70,13 @@ def _impute(arguments: argparse.Namespace) -> None:
     }
 
     def fit(data: anndata.AnnData) -> CountsDiffSC:
-        CountsDiffSC.setup_anndata(data, **setup)
+        CountsDiffSC.setup_anndata(data, **setup, batch_key=arguments.batch_key)
         model = CountsDiffSC(data)
         model.train(max_epochs=arguments.epochs)
         return model
 
     # Before anything costs time.
-    CountsDiffSC.setup_anndata(adata, **setup)
+    CountsDiffSC.setup_anndata(adata, **setup, batch_key=arguments.batch_key)
     names = _writing.layer_names(arguments.output_layer, arguments.n_samples)
     (matrix,) = _registration.count_matrices(adata, setup)
     for name in names:
@@ -93,7 +100,30 @@ def _impute(arguments: argparse.Namespace) -> None:
     _write(adata, arguments.output)
     picture = arguments.output.with_suffix(".png")
     pl.report(holdout).savefig(picture, dpi=120)
+    record = adata.uns[UNS_KEY][names[0]]
+    print(
+        f"Imputed {record['n_imputed']:,} entries of {adata.n_obs:,} cells x {adata.n_vars:,} genes: {_rule(adata, record)}."
+    )
     print(f"Wrote layers {names} to {arguments.output} and the picture {picture}.")
+
+
+def _rule(adata: anndata.AnnData, record: Mapping[str, object]) -> str:
+    """Which entries were taken for missing, in words."""
+    if record["observed_mask"] == "nan":
+        return "those that are NaN"
+    if record["observed_mask"] == "registered layer":
+        return "those that --mask-layer has as False"
+    masks = [name for name, values in adata.layers.items() if values.dtype == bool]
+    unused = f", nor --mask-layer, for which there is {masks}" if masks else ", nor --mask-layer"
+    return f"all zeros, since there is no NaN{unused}"
+
+
+def _read(source: Path) -> anndata.AnnData:
+    try:
+        return anndata.read_h5ad(source)
+    except OSError as error:
+        msg = f"{source} cannot be read: {error}. It must be a complete .h5ad file. Download or write it again."
+        raise ValueError(msg) from error
 
 
 def _write(adata: anndata.AnnData, target: Path) -> None:
@@ -109,11 +139,17 @@ def _write(adata: anndata.AnnData, target: Path) -> None:
 def _check_files(arguments: argparse.Namespace) -> None:
     """Raise ``ValueError`` for files that cannot be read or written, before anything is computed."""
     source, target = arguments.input, arguments.output
-    if source is not None and not source.is_file():
+    if source is not None and source.is_dir():
+        problem = (
+            f"{source} is a folder. The input must be an .h5ad file. Read it in Python, by anndata.read_zarr or scanpy.read_10x_mtx, and "
+            "write that with write_h5ad."
+        )
+    elif source is not None and not source.is_file():
         problem = f"There is no file {source}. The input must be an .h5ad file. Check the path."
     elif source is not None and source.suffix != ".h5ad":
         problem = (
-            f"{source} is not an .h5ad file. The command reads nothing else; for MuData use CountsDiffSC in Python."
+            f"{source} is not an .h5ad file. The command reads nothing else. Read it in Python, and write it with write_h5ad; for "
+            "MuData use CountsDiffSC there."
         )
     elif target.suffix != ".h5ad":
         problem = f"--output={target} does not end in .h5ad. The result is written in that format. Choose such a name."
@@ -147,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     impute.add_argument("-o", "--output", type=Path, default=Path("imputed.h5ad"), help="file to write")
     impute.add_argument("--layer", help="layer with raw counts; X by default")
     impute.add_argument("--labels-key", help="column of obs with cell types")
+    impute.add_argument("--batch-key", help="column of obs with batches or donors")
     impute.add_argument(
         "--mask-layer",
         help="boolean layer, True where a count was observed; without it, and without NaN, zeros are imputed",
@@ -157,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     impute.add_argument(
         "--epochs", type=int, help="passes over the cells; by default they depend on the number of molecules"
     )
+    impute.add_argument("--threads", type=int, help="threads to use; 1 where other programs keep the cores busy")
     impute.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser
 

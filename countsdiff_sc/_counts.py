@@ -94,6 +94,8 @@ class Reference:
         How many of these are 0, and 1.
     never_observed
         Whether a gene is observed in no cell, shape ``(G,)``.
+    cell_totals
+        Observed molecules of each cell, shape ``(n_obs,)``.
     """
 
     mean_profile: np.ndarray
@@ -102,6 +104,7 @@ class Reference:
     n_observed: float
     n_zeros_and_ones: tuple[int, int]
     never_observed: np.ndarray
+    cell_totals: np.ndarray
 
 
 #: Rounds in which profile and depths are fitted to each other, at most, and the relative change that ends them. Where nothing is
@@ -123,8 +126,8 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
     patterns = []  # bits, of which the rounds read every one several times
     for cells, rows, known in _known_blocks(matrix):
         counts = rows if known is None else np.where(known, np.nan_to_num(dense(rows)), 0.0)
-        gene_total += np.asarray(counts.sum(axis=0)).ravel()
-        cell_total[cells] = np.asarray(counts.sum(axis=1)).ravel()
+        gene_total += np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+        cell_total[cells] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
         n_observed += counts.shape[0] if known is None else known.sum(axis=0)
         n_positive += int(np.count_nonzero(stored_values(counts)))
         n_ones += int(np.count_nonzero(stored_values(counts) == 1))
@@ -160,7 +163,35 @@ def estimate_reference(matrix: CountMatrix) -> Reference:
         float(n_observed.sum()),
         (n_zeros, n_ones),
         never_observed,
+        cell_total,
     )
+
+
+def totals_by_group(matrix: CountMatrix, codes: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Molecules, and observed entries, of each gene in each group of cells, shape ``(n_groups, G)``.
+
+    Parameters
+    ----------
+    matrix
+        The counts.
+    codes
+        Group of each cell, from 0, shape ``(n_obs,)``.
+    n_groups
+        Number of groups.
+    """
+    molecules, n_observed = np.zeros((2, n_groups, matrix.values.shape[1]))
+    for cells, rows, known in _known_blocks(matrix):
+        of_block = codes[cells]
+        members = sparse.csr_matrix(
+            (np.ones(len(of_block)), (of_block, np.arange(len(of_block)))), (n_groups, len(of_block))
+        )
+        if known is None:
+            molecules += dense(members @ rows)
+            n_observed += members.sum(axis=1)
+        else:
+            molecules += members @ np.where(known, np.nan_to_num(dense(rows)), 0.0)
+            n_observed += members @ known
+    return molecules, n_observed
 
 
 def _profile(total: np.ndarray, exposure: np.ndarray, never_observed: np.ndarray) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from numbers import Integral
 
 import pandas as pd
 from anndata import AnnData
@@ -83,10 +82,12 @@ class EvaluationMixin:
         """
         adata = self.adata if adata is None else adata
         fit, columns = self._refit(adata, method="evaluate", train_kwargs=train_kwargs)
-        seeds = [seed] if isinstance(seed, Integral) else list(seed)
+        seeds = list(seed) if isinstance(seed, Iterable) and not isinstance(seed, str) else [seed]
         if not seeds:
             msg = "seed is empty. There must be at least one. Pass an integer, or several."
             raise ValueError(msg)
+        for each in seeds:
+            _validation.check_number("seed", each, low=0, integer=True)
         mask = {"mechanism": mechanism, "fraction": fraction}
         tables = []
         for each in seeds:
@@ -129,8 +130,3 @@ class EvaluationMixin:
             return model
 
         return fit, {key: setup_args[key] for key in ("layer", "observed_mask_layer", "labels_key")}
-
-    def _constructor_arguments(self) -> dict:
-        saved = self.init_params_
-        arguments = {**saved["non_kwargs"], **{k: v for group in saved["kwargs"].values() for k, v in group.items()}}
-        return {key: value for key, value in arguments.items() if key not in {"adata", "registry"}}

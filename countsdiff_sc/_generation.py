@@ -13,7 +13,8 @@ from countsdiff_sc.process._guidance import RATE_FLOOR
 from countsdiff_sc.process._samplers import Denoise
 from countsdiff_sc.process._times import times_at
 
-#: Survival probability after the last transition but one. What is still lost then is drawn independently by gene.
+#: Survival probability at which the steps of equal ``logit p`` end; the last transition starts half a step before. What is still lost
+#: then is drawn independently by gene.
 _LAST_SURVIVAL_PROB = 0.95
 
 

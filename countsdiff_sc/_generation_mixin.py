@@ -97,9 +97,7 @@ class GenerationMixin(InferenceMixin):
         >>> cells = model.sample(1000, labels="B cells", seed=0)  # doctest: +SKIP
         >>> scanpy.pp.normalize_total(cells)  # doctest: +SKIP
         """
-        if not self.is_trained_:
-            msg = "The model is not trained. Only a trained model can generate cells. Call model.train() first."
-            raise RuntimeError(msg)
+        self._check_trained("generate cells")
         _validation.check_number("n_obs", n_obs, low=1, integer=True)
         _validation.check_number("n_steps", n_steps, low=1, integer=True)
         batch_size = self._block_size(batch_size)

@@ -169,7 +169,8 @@ def _fill_from_draws(
 ) -> Iterator[Tensor]:
     """Yield draws of a sampler, or their mean or quantiles at missing entries."""
     if not request.is_integer:
-        yield sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples
+        mean = sum(draw(final_mean=True) for _ in range(request.n_samples)) / request.n_samples
+        yield torch.where(missing, mean, x)  # a sum of large counts is rounded
     elif request.levels is None:
         yield from (draw() for _ in range(request.n_samples))
     else:

@@ -108,7 +108,7 @@ class ImputationMixin(InferenceMixin):
             fewer than 10 genes cannot do. For MuData each modality has its own, and a mapping states some of them. What was used
             is recorded. With ``"remask"``, and where zeros are imputed, it is 0.
         indices
-            Cells to impute. In the layer others keep what an earlier call imputed, if that too was means or was not, else they have
+            Cells to impute. In the layer other cells keep an earlier result of the same kind, means or counts; otherwise they hold
             their counts.
         batch_size
             Cells imputed together; by default 1024, fewer where there are more than 256 genes, and on a GPU 4096, fewer beyond
@@ -143,7 +143,7 @@ class ImputationMixin(InferenceMixin):
             selection=selection,
         )
         seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
-        data, matrices = self._prepare(adata)
+        data, matrices = self._prepare(adata, purpose="impute")
         for matrix in matrices:
             for name in _writing.layer_names(layer, request.n_outputs):
                 _validation.check_output_layer(name, matrix, written_before=_writing.was_imputed(matrix, name))
@@ -222,7 +222,7 @@ class ImputationMixin(InferenceMixin):
             quantiles=quantiles,
         )
         seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
-        data, matrices = self._prepare(adata)
+        data, matrices = self._prepare(adata, purpose="impute")
         outputs, *_ = self._impute(data, matrices, request, observed_mask, indices, batch_size, seed)
         return outputs if quantiles is not None or len(outputs) > 1 else outputs[0]
 
@@ -312,9 +312,9 @@ def _warn_of_surprises(tally: Tally, n_cells: int, *, mask_given: bool, is_train
         )
     if mask_given and is_training_data and tally.n_newly_hidden:
         messages.append(
-            f"observed_mask hides {tally.n_newly_hidden:,} entries of the training data that were not hidden in training: "
-            "the model has learned from what stands there. Register the mask at setup, observed_mask_layer=..., and train again, "
-            "unless that is meant."
+            f"observed_mask hides {tally.n_newly_hidden:,} entries of the model's data that were not hidden in training. If it was trained "
+            "on these data, it has learned from what stands there. Register the mask at setup, observed_mask_layer=..., and train "
+            "again, unless that is meant."
         )
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)

@@ -21,11 +21,17 @@ DEVICE_BLOCK_SIZE, DEVICE_BLOCK_ENTRIES = 4096, 2**22
 class InferenceMixin:
     """Data that are checked, and blocks of cells."""
 
-    def _prepare(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, list[CountMatrix]]:
+    def _check_trained(self, purpose: str) -> None:
+        """Raise ``RuntimeError`` unless there are weights that something can be computed with."""
         if not self.is_trained_:
-            msg = "The model is not trained. Only a trained model can impute. Call model.train() first."
+            msg = f"The model is not trained. Only a trained model can {purpose}. Call model.train() first."
             raise RuntimeError(msg)
+        _validation.check_finite_weights(self.module.ema.parameters(), purpose)
+
+    def _prepare(self, adata: AnnData | MuData | None, *, purpose: str) -> tuple[AnnData | MuData, list[CountMatrix]]:
+        self._check_trained(purpose)
         data = self._validate_anndata(adata)
+        self._warn_of_another_setup(data)
         matrices = self._count_matrices(data)
         for matrix in matrices:  # also of the training data, which may have been filtered since
             names = _registration.registered_names(self.registry, matrix.registry_key)

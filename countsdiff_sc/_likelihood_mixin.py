@@ -67,12 +67,9 @@ class LikelihoodMixin(InferenceMixin):
         --------
         >>> model.get_elbo()["elbo"].mean()  # doctest: +SKIP
         """
-        if not self.is_trained_:
-            msg = "The model is not trained. Only a trained model has a likelihood. Call model.train() first."
-            raise RuntimeError(msg)
         _validation.check_number("n_times", n_times, low=1, integer=True)
         seed, batch_size = resolve_seed(seed), self._block_size(batch_size)
-        data, matrices = self._prepare(adata)
+        data, matrices = self._prepare(adata, purpose="bound a likelihood")
         for matrix in matrices:
             _registration.check_matrix(matrix)
         rows = _validation.check_indices(indices, data.n_obs)

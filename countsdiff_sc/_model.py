@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 
+import lightning.pytorch
 import numpy as np
 import rich.pretty  # noqa: F401  (scvi-tools 1.4 uses it without importing it)
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+from scvi.train import Trainer, TrainRunner
 
 from countsdiff_sc import _registration, _validation
-from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference
+from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference, totals_by_group
 from countsdiff_sc._evaluation_mixin import EvaluationMixin
 from countsdiff_sc._generation_mixin import GenerationMixin
 from countsdiff_sc._imputation_mixin import ImputationMixin
@@ -163,11 +167,14 @@ class CountsDiffSC(
         >>> model.save("model", overwrite=True)  # doctest: +SKIP
         >>> model = CountsDiffSC.load("model", adata)  # doctest: +SKIP
         """
-        arguments = dict(self.init_params_["non_kwargs"])
-        for further in self.init_params_["kwargs"].values():
-            arguments |= further
-        _validation.check_can_be_saved(arguments)
+        _validation.check_can_be_saved(self._constructor_arguments())
         super().save(dir_path, *args, **kwargs)
+
+    def _constructor_arguments(self) -> dict:
+        """What the model was made with, besides the data."""
+        named, further = self.init_params_["non_kwargs"], self.init_params_["kwargs"].values()
+        arguments = named | {name: value for group in further for name, value in group.items()}
+        return {name: value for name, value in arguments.items() if name not in {"adata", "registry"}}
 
     @property
     def var_names(self) -> np.ndarray:
@@ -192,9 +199,6 @@ class CountsDiffSC(
         train_size: float | None = None,
         validation_size: float | None = None,
         early_stopping: bool = False,
-        early_stopping_monitor: str = "validation_loss",
-        early_stopping_patience: int | None = None,
-        gradient_clip_val: float = MAX_GRADIENT,
         **kwargs,
     ) -> None:
         """Train the model.
@@ -214,18 +218,23 @@ class CountsDiffSC(
             Cells in a minibatch of each network.
         train_size, validation_size
             Fractions of cells; by default 0.9 and the rest.
-        early_stopping, early_stopping_monitor, early_stopping_patience
+        early_stopping
             Whether to stop when the validation loss, computed on the same masks and times every ``n_members`` epochs, has not
-            improved so many times, by default a third of the times there are and at least 10. In any case the last weights are
-            kept whose validation loss is above the lowest by less than a standard error of the difference over cells, but for the
-            tenth that gained most and the tenth that lost most.
-        gradient_clip_val
-            Largest gradient norm. The default is so low that practically every step reaches it: a minibatch with a few deep
-            cells then steers no more than others.
+            improved ``early_stopping_patience`` times, by default a third of the times there are and at least 10. In any case the
+            last weights are kept whose validation loss is above the lowest by less than a standard error of the difference over
+            cells, but for the tenth that gained most and the tenth that lost most.
         **kwargs
             Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``, by default the
-            larger the less is observed, ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``callbacks``,
-            ``logger``, ``precision``, ...
+            larger the less is observed, ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``plan_config``,
+            ``trainer_config``, and those of its trainer: ``early_stopping_monitor``, ``callbacks``, ``logger``, ``precision``, ...
+            By default gradients are clipped to so low a norm, ``gradient_clip_val=0.03``, that practically every step reaches it: a
+            minibatch with a few deep cells then steers no more than others.
+
+        Raises
+        ------
+        ValueError
+            If counts are not raw or none are observed, for an argument out of range, and for a ``precision`` that weights
+            themselves are stored in, other than 32 and 64 bits.
 
         Examples
         --------
@@ -236,6 +245,8 @@ class CountsDiffSC(
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
+        _check_train_arguments(kwargs)
+        _validation.check_precision(kwargs.get("precision"))
         n_obs = self.adata_manager.adata.n_obs
         if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
             train_size = 1.0
@@ -247,22 +258,25 @@ class CountsDiffSC(
         max_epochs = fitting_epochs if max_epochs is None else max_epochs
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs)
-        if early_stopping_patience is None:
-            early_stopping_patience = max(10, math.ceil(max_epochs / validate_every / 3))
         self.module.train()  # inference left it in evaluation mode, and the trainer does not change modes
-        if "callbacks" in kwargs:
+        if kwargs.get("callbacks"):
             kwargs["callbacks"] = list(kwargs["callbacks"])  # the trainer appends to it
-        # Without this the trainer switches cudnn's non-deterministic autotuning on, also when a seed is set.
-        kwargs.setdefault("benchmark", False)
-        kwargs["plan_kwargs"] = {
-            "weight_decay": default_weight_decay(observed_fraction),
-            **(kwargs.get("plan_kwargs") or {}),
-        }
-        kwargs.setdefault("log_every_n_steps", 1)  # or Lightning warns about every small data set
         if torch.cuda.is_available():  # from pinned memory Lightning copies without waiting
             kwargs["datasplitter_kwargs"] = {"pin_memory": True, **(kwargs.get("datasplitter_kwargs") or {})}
+        plan_defaults = {"weight_decay": default_weight_decay(observed_fraction)}
+        trainer_defaults = {
+            # Without this the trainer switches cudnn's non-deterministic autotuning on, also when a seed is set.
+            "benchmark": False,
+            "log_every_n_steps": 1,  # or Lightning warns about every small data set
+            "gradient_clip_val": MAX_GRADIENT,
+            "early_stopping_monitor": "validation_loss",
+            "early_stopping_patience": max(10, math.ceil(max_epochs / validate_every / 3)),
+        }
         if n_validation > 0:
-            kwargs.setdefault("check_val_every_n_epoch", validate_every)
+            trainer_defaults["check_val_every_n_epoch"] = validate_every
+        # What is given in any other way takes precedence over these.
+        kwargs["plan_config"] = _with_defaults(kwargs.get("plan_config"), plan_defaults)
+        kwargs["trainer_config"] = _with_defaults(kwargs.get("trainer_config"), trainer_defaults)
         try:
             super().train(
                 max_epochs=max_epochs,
@@ -272,9 +286,6 @@ class CountsDiffSC(
                 train_size=train_size,
                 validation_size=validation_size,
                 early_stopping=early_stopping,
-                early_stopping_monitor=early_stopping_monitor,
-                early_stopping_patience=early_stopping_patience,
-                gradient_clip_val=gradient_clip_val,
                 **kwargs,
             )
         finally:
@@ -298,11 +309,23 @@ class CountsDiffSC(
             self._set_reference(references)
             for matrix, reference in zip(matrices, references, strict=True):
                 _validation.warn_of_unobserved(matrix, reference.never_observed)
-                _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, *reference.n_zeros_and_ones)
+                n_zeros, n_ones = reference.n_zeros_and_ones
+                _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, n_zeros, n_ones)
+                is_binary = n_zeros + n_ones == reference.n_observed
+                _validation.warn_of_scaled_counts(matrix.location, reference.cell_totals, is_binary=is_binary)
+                self._warn_of_silent_genes(matrix)
         # Conditionals at all times take longer to learn than those at one.
         factor = 2 if self.module.is_for_generation else 1
         fraction = n_observed / (self.adata.n_obs * self.n_genes)
         return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction), fraction
+
+    def _warn_of_silent_genes(self, matrix: CountMatrix) -> None:
+        batch_key = self.registry["setup_args"]["batch_key"]
+        if batch_key is not None:
+            batches = self.adata.obs[batch_key].astype("category").cat
+            names = batches.categories
+            totals = totals_by_group(matrix, batches.codes.to_numpy(), len(names))
+            _validation.warn_of_silent_genes(matrix, *totals, names)
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))
@@ -332,13 +355,69 @@ class CountsDiffSC(
                 _registration.warn_of_unknown_labels(adata, self.registry)
             net = self.module.net
             _registration.warn_of_far_covariates(adata, self.registry, net.continuous_location, net.continuous_scale)
-            # Registered anew each time, since upstream would go on with the labels of the first.
-            self._per_instance_manager_store.get(self.id, {}).pop(adata.uns.get(_SCVI_UUID_KEY), None)
+            self._forget_registration(adata)
         # Upstream has a model that was loaded without data keep the first that it is given.
         self._has_only_queries |= self.adata is None
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    def _warn_of_another_setup(self, data: AnnData | MuData) -> None:
+        """Say that data were set up in another way since, of which a model that is there already knows nothing."""
+        latest = self._setup_adata_manager_store.get(data.uns.get(_SCVI_UUID_KEY))
+        if latest is None or latest.adata is not data:
+            return
+        for argument in ("layer", "observed_mask_layer"):
+            now, then = latest.registry["setup_args"].get(argument), self.registry["setup_args"][argument]
+            if now != then:
+                msg = (
+                    f"The data were set up with {argument}={now!r}, and the model with {argument}={then!r}. A model keeps to the setup "
+                    "that it was made with. Make a new one, CountsDiffSC(adata), and train it."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+    def _forget_registration(self, adata: AnnData | MuData) -> None:
+        """Have data registered anew, since upstream would go on with the labels of the first time."""
+        identifier = adata.uns.get(_SCVI_UUID_KEY)
+        if self.adata is not None and adata is not self.adata and identifier == self.adata.uns.get(_SCVI_UUID_KEY):
+            # A copy of the data that the model has, whose setup stays theirs.
+            adata.uns.pop(_SCVI_UUID_KEY, None)
+        else:
+            self._per_instance_manager_store.get(self.id, {}).pop(identifier, None)
 
     @property
     def _training_data(self) -> AnnData | MuData | None:
         """The data that the model was set up with; None if it was loaded without."""
         return None if self._has_only_queries else self.adata
+
+
+def _with_defaults(config: object, defaults: dict) -> dict:
+    """A configuration, a mapping or one of scvi-tools' objects, with defaults for what it leaves open."""
+    return defaults | dict(config.to_kwargs() if hasattr(config, "to_kwargs") else config or {})
+
+
+#: Arguments of the training plan, and those of ``train`` and of everything that it hands them to.
+_PLAN_ARGUMENTS = [name for name in inspect.signature(CountsDiffTrainingPlan).parameters if name != "module"]
+_TRAIN_ARGUMENTS = sorted(
+    {
+        name
+        for taker in (
+            CountsDiffSC.train,
+            UnsupervisedTrainingMixin.train,
+            TrainRunner,
+            Trainer,
+            lightning.pytorch.Trainer,
+        )
+        for name in inspect.signature(taker).parameters
+    }
+    | {"ckpt_path"}
+)
+
+
+def _check_train_arguments(kwargs: dict) -> None:
+    """Raise ``TypeError`` for what neither ``train`` nor the trainer nor the training plan takes."""
+    if isinstance(kwargs.get("plan_kwargs"), Mapping):
+        _validation.check_no_further(kwargs["plan_kwargs"], known=_PLAN_ARGUMENTS)
+    for name in kwargs:
+        if name in _PLAN_ARGUMENTS:
+            msg = f"{name!r} is an argument of the training plan, not of train. Pass plan_kwargs={{{name!r}: ...}}."
+            raise TypeError(msg)
+    _validation.check_no_further(kwargs, known=_TRAIN_ARGUMENTS)

@@ -28,6 +28,8 @@ LOSS_BY_CELL = "loss_by_cell"
 #: Times of generation of which one is drawn in training, and how many of them are 1, where it starts. The first molecules decide a
 #: cell's depth: to learn them from times near 1 only had a rare label start with half of its.
 _N_GENERATION_TIMES, _N_STARTS = 256, 32
+#: Arguments of backbones that are sizes; the others are probabilities of dropout, which leave something.
+_SIZES, _MAX_DROPOUT = {"n_tokens", "width", "context_width", "n_layers", "n_heads"}, 0.99
 _BACKBONES = {"gene_set_transformer": GeneSetTransformer, "full_attention": FullAttention}
 
 
@@ -95,6 +97,12 @@ class CountsDiffModule(BaseModuleClass):
         super().__init__()
         for name, value in (("p_uncond", p_uncond), ("one_pass_fraction", one_pass_fraction), ("ema_decay", ema_decay)):
             check_number(name, value, low=0, high=1)
+        if p_uncond == 1.0 and (n_categories or n_continuous):
+            msg = (
+                f"p_uncond=1 hides {list(condition_names)} from the model in all of training. Some cells must show them. Pass less, such "
+                "as 0.2, or set the data up without them."
+            )
+            raise ValueError(msg)
         self.count_keys = count_keys
         self.categorical_keys = categorical_keys
         self.n_categories = n_categories
@@ -324,4 +332,9 @@ def _backbone(denoiser: str | nn.Module, n_members: int | None, n_genes: int, ar
     backbone = _BACKBONES[denoiser]
     of_backbone = [name for name in inspect.signature(backbone).parameters if name != "n_genes"]
     check_no_further(arguments, known=["one_pass_fraction", "ema_decay", *of_backbone])
+    for name, value in arguments.items():
+        if name in _SIZES:
+            check_number(name, value, low=1, integer=True)
+        else:
+            check_number(name, value, low=0, high=_MAX_DROPOUT)
     return backbone(n_genes, n_members=n_members or N_MEMBERS, **arguments)

@@ -76,6 +76,7 @@ class ObsKeys:
                     _validation.warn_of_unused_categories(values, column=column)
                 if argument == "labels_key":
                     _validation.check_labels_are_names(values, column=column)
+                    _validation.warn_of_other_unknown_labels(values, column=column)
 
     def fields(self, *, mudata: bool) -> list:
         """scvi-tools fields of the columns."""

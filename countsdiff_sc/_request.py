@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ Attrition = float | str | np.ndarray | AttritionSchedule | None
 
 _ESTIMATES = ("mean", "median", "sample")
 _CONDITIONINGS = ("observed", "remask")
-#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1. Of 39 the second and the last
-#: but one bound 90%, the first and the last 95%, and there is one in the middle.
+#: Draws from which a median or quantile is formed where it has no closed form and ``n_samples`` is 1. Of 39 sorted draws the 2nd and
+#: the 38th bound 90%, the 1st and the 39th 95%, and the 20th is the median.
 _N_DRAWS = 39
 #: Transitions of the remasking sampler, which needs several to bring the observed entries in.
 _REMASK_STEPS = 20
@@ -44,8 +45,12 @@ def rank_of_quantile(level: float, n_draws: int) -> int:
     return math.floor(place) if level < 0.5 else math.ceil(place)
 
 
-def _written(value: object) -> str:
+def _written(value: object) -> object:
     """What is recorded of an argument that is neither a number nor a string."""
+    if isinstance(value, torch.Tensor):
+        # Of one number for each entry the sum of bytes, by which to tell it from others.
+        digest = hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        return value.numpy() if value.ndim == 1 else f"array of shape {tuple(value.shape)}, SHA-256 {digest}"
     return getattr(value, "__qualname__", None) or repr(value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
+from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.utils import setup_anndata_dsp
 
 from countsdiff_sc import _registration, _validation
@@ -129,6 +130,9 @@ class SetupMixin:
             _registration.check_query(data, source)
             _registration.add_unknown_labels(data, source)
         obs_keys.check(data)
+        holder = cls._setup_adata_manager_store.get(data.uns.get(_SCVI_UUID_KEY))
+        if holder is not None and holder.adata is not data:
+            del data.uns[_SCVI_UUID_KEY]  # of the object that this one is a copy of, which keeps its setup
         is_mudata = isinstance(data, MuData)
         fields = [field for matrix in matrices for field in _registration.matrix_fields(matrix)]
         manager = AnnDataManager(fields=fields + obs_keys.fields(mudata=is_mudata), setup_method_args=setup_method_args)

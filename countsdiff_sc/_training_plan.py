@@ -23,7 +23,7 @@ MAX_GRADIENT = 0.03
 #: it depends on the rate, have a way to go, in some hundreds of steps, and a gradient that all genes agree on; that of one gene has
 #: a noisy one.
 LR_FACTORS = {"log_dispersion.common_bias": 30.0, "log_dispersion.bias": 10.0, "dispersion_slope": 10.0}
-#: One of so many validation cells is left out at either end of the differences by which weights are compared.
+#: Weights are compared by the differences of cells' losses, of which one in so many is left out at either end.
 ODD_CELLS = 10
 
 

@@ -1,8 +1,11 @@
 """The main job from the command line."""
 
+from functools import partial
+
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from helpers import make_adata
 
 from countsdiff_sc.__main__ import main
@@ -93,3 +96,33 @@ def test_seeds_are_those_that_scvi_tools_takes(seed, capsys):
 def test_a_file_that_is_not_there(tmp_path, capsys):
     assert main(["impute", str(tmp_path / "nowhere.h5ad")]) == 1
     assert "error:" in capsys.readouterr().err
+
+
+def test_what_was_imputed_is_said(tmp_path, capsys, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    adata = make_adata()
+    adata.layers["seen"] = np.ones(adata.shape, dtype=bool)
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    arguments = [
+        "impute",
+        str(tmp_path / "in.h5ad"),
+        "-o",
+        str(tmp_path / "out.h5ad"),
+        "--epochs",
+        "1",
+        "--threads",
+        "1",
+    ]
+    assert main([*arguments, "--batch-key", "batch"]) == 0
+    n_zeros = int((adata.X.toarray() == 0).sum())
+    said = f"Imputed {n_zeros:,} entries of 60 cells x 20 genes: all zeros, since there is no NaN, nor --mask-layer, for which there is"
+    assert f"{said} ['seen']." in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_complete_and_a_folder(tmp_path, capsys):
+    (tmp_path / "in.h5ad").write_bytes(b"")
+    assert main(["impute", str(tmp_path / "in.h5ad")]) == 1
+    assert "in.h5ad cannot be read" in capsys.readouterr().err
+    (tmp_path / "in.zarr").mkdir()
+    assert main(["impute", str(tmp_path / "in.zarr")]) == 1
+    assert "in.zarr is a folder" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_new_data_and_mudata(masked_model, mdata):
 
 
 def test_errors(masked_model, masked):
-    with pytest.raises(RuntimeError, match="not trained. Only a trained model has a likelihood. Call"):
+    with pytest.raises(RuntimeError, match="not trained. Only a trained model can bound a likelihood. Call"):
         CountsDiffSC(masked).get_elbo()
     with pytest.raises(ValueError, match="n_times=0 is out of range"):
         masked_model.get_elbo(n_times=0)

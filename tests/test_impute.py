@@ -486,7 +486,10 @@ def test_cells_imputed_one_after_another_are_all_imputed(masked_model, masked, e
     np.testing.assert_array_equal(
         both[30:], to_dense(masked_model.get_imputed_counts(indices=np.arange(30, 60), **options))
     )
-    masked_model.impute(indices=np.arange(30), **{**options, "estimate": "sample" if estimate == "mean" else "mean"})
+    with pytest.warns(UserWarning, match=r"now holds (counts|means)\. What was imputed in 30 other cells is gone"):
+        masked_model.impute(
+            indices=np.arange(30), **{**options, "estimate": "sample" if estimate == "mean" else "mean"}
+        )
     assert masked.layers["imputed"].dtype != dtype  # of the other kind, so the others have their counts
     np.testing.assert_array_equal(to_dense(masked.layers["imputed"])[30:], to_dense(masked.X)[30:])
 
@@ -503,3 +506,63 @@ def test_draws_stay_when_something_else_is_imputed(masked_model, masked):
     masked_model.impute(estimate="sample", n_samples=3, seed=0)
     masked_model.impute()
     assert sorted(named_layers(masked)) == ["imputed", "imputed_0", "imputed_1", "imputed_2", "observed"]
+
+
+def test_observed_counts_are_exact_in_an_average_of_many_runs():
+    """A sum of 39 counts of a million is above 2^24, beyond which not every whole number is a float32."""
+    adata = make_adata()
+    observed = np.random.default_rng(0).random(adata.shape) < 0.7
+    adata.X = sparse.csr_matrix(adata.X.multiply(observed) * np.float32(100_003.0))
+    adata.layers["observed"] = observed
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    mean = train_tiny(adata).get_imputed_counts(n_steps=2, n_samples=39, seed=0)
+    np.testing.assert_array_equal(mean[observed], adata.X.toarray()[observed])
+
+
+def test_a_record_is_about_all_cells_of_the_layer(masked_model, masked):
+    masked_model.impute(seed=3, selection=1.0)
+    masked_model.impute(seed=4, selection=0.0, indices=[1, 2])
+    record = masked.uns["countsdiff_sc"]["imputed"]
+    assert (record["seed"], record["n_cells"], record["others"]["seed"], record["others"]["n_cells"]) == (4, 2, 3, 60)
+    masked_model.impute(seed=5, indices=[3])
+    record = masked.uns["countsdiff_sc"]["imputed"]
+    assert record["others"]["seed"] == 4
+    assert "others" not in record["others"]
+    masked_model.impute(seed=6)
+    assert "others" not in masked.uns["countsdiff_sc"]["imputed"]
+
+
+@pytest.mark.parametrize("zeros", [False, True], ids=["mask", "zeros"])
+@pytest.mark.parametrize("estimate", ["mean", "sample"])
+def test_cells_are_not_imputed_into_a_layer_that_was_changed(masked_model, masked, adata, zeros, estimate):
+    """As by scanpy, which normalises and takes logarithms in place."""
+    if zeros:
+        masked = make_adata()
+        CountsDiffSC.setup_anndata(masked)
+        masked_model = train_tiny(masked, 1)
+    masked_model.impute(estimate=estimate)
+    masked.layers["imputed"] = masked.layers["imputed"] * 0.5
+    with pytest.raises(
+        ValueError, match=r"layers\['imputed'\] was changed since it was imputed: cell 'cell1', gene.*another layer"
+    ):
+        masked_model.impute(estimate=estimate, indices=[0])
+    masked_model.impute(estimate=estimate)  # all of them
+    masked_model.impute(estimate=estimate, indices=[0])
+
+
+def test_cells_of_the_other_kind_are_not_lost_without_a_word(masked_model, masked):
+    masked_model.impute()
+    with pytest.warns(
+        UserWarning, match="held means, and now holds counts. What was imputed in 59 other cells is gone"
+    ):
+        masked_model.impute(estimate="sample", indices=[0])
+    np.testing.assert_array_equal(masked.layers["imputed"][1:].toarray(), masked.X.toarray()[1:])
+
+
+def test_attrition_by_gene_is_recorded(masked_model, masked, tmp_path):
+    by_gene = np.linspace(0.0, 1.0, 20, dtype=np.float32)
+    masked_model.impute(estimate="sample", n_steps=2, attrition=by_gene)
+    masked.write_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(masked.uns["countsdiff_sc"]["imputed"]["attrition"], by_gene)
+    masked_model.impute(estimate="sample", n_steps=2, attrition=np.tile(by_gene, (60, 1)))
+    assert masked.uns["countsdiff_sc"]["imputed"]["attrition"].startswith("array of shape (60, 20), SHA-256 ")

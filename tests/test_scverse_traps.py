@@ -81,6 +81,29 @@ def test_a_copy_of_the_training_data_is_imputed(masked_model, masked):
     assert "imputed" not in masked.layers
 
 
+def test_imputing_a_copy_leaves_the_setup_of_the_training_data(masked_model, masked):
+    identifier, copy = masked.uns["_scvi_uuid"], masked.copy()
+    masked_model.impute(copy)
+    masked_model.impute()
+    assert masked.uns["_scvi_uuid"] == identifier != copy.uns["_scvi_uuid"]
+    assert CountsDiffSC(masked, **TINY).registry["setup_args"]["labels_key"] == "cell_type"
+
+
+def test_a_copy_is_set_up_by_itself(masked):
+    copy = masked.copy()
+    CountsDiffSC.setup_anndata(copy)
+    assert CountsDiffSC(masked, **TINY).registry["setup_args"]["labels_key"] == "cell_type"
+    assert CountsDiffSC(copy, **TINY).registry["setup_args"]["labels_key"] is None
+
+
+def test_a_model_says_that_its_data_were_set_up_with_another_mask(adata, observed_mask):
+    model = train_tiny(adata, 1)
+    adata.layers["observed"] = observed_mask
+    CountsDiffSC.setup_anndata(adata, observed_mask_layer="observed")
+    with pytest.warns(UserWarning, match="observed_mask_layer='observed', and the model with observed_mask_layer=None"):
+        model.impute()
+
+
 def test_saved_weights_are_the_moving_average(masked_model, masked, tmp_path):
     """Lightning's own averaging saves the raw weights; ours lives in the module."""
     masked_model.save(tmp_path / "model")
@@ -154,9 +177,15 @@ def test_csc_and_dense_counts_give_the_same_result(masked_model, masked):
 
 
 def test_plan_and_trainer_configs_are_forwarded(masked):
-    model = CountsDiffSC(masked, **TINY)
-    model.train(max_epochs=1, accelerator="cpu", plan_config={"lr": 1e-4}, **QUIET)
-    assert model.is_trained
+    """They take precedence over defaults, and what is given directly over them."""
+    model, trainer = CountsDiffSC(masked, **TINY), {"gradient_clip_val": 5.0, "check_val_every_n_epoch": 1}
+    plan = {"lr": 1e-4, "weight_decay": 0.0}
+    model.train(1, "cpu", plan_config=plan, trainer_config=trainer, **QUIET)
+    assert (model.trainer.lightning_module.lr, model.trainer.lightning_module.weight_decay) == (1e-4, 0.0)
+    assert (model.trainer.gradient_clip_val, model.trainer.check_val_every_n_epoch) == (5.0, 1)
+    model.train(1, "cpu", plan_config=plan, plan_kwargs={"lr": 1e-5}, gradient_clip_val=1.0, **QUIET)
+    assert (model.trainer.lightning_module.lr, model.trainer.lightning_module.weight_decay) == (1e-5, 0.0)
+    assert model.trainer.gradient_clip_val == 1.0
 
 
 def test_external_indexing(masked):

@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import TINY, make_adata, train_tiny
 from scipy import sparse
 
@@ -566,3 +567,110 @@ def test_a_layer_of_a_modality_that_does_not_exist(mdata):
     mdata.mod["rna"].layers["seen"] = np.ones(mdata.mod["rna"].shape, dtype=bool)
     with pytest.raises(KeyError, match=r"not in mdata.mod\['prot'\].layers"):
         train_tiny(mdata, 1).impute(observed_mask="seen")
+
+
+def test_counts_of_half_precision_are_added_up_exactly():
+    counts = np.full((40, 3), 2000.0, dtype=np.float16)  # 40 of them are beyond float16
+    counts[:, 1] = 3.0
+    reference = _counts.estimate_reference(_counts.CountMatrix(ad.AnnData(counts), None, None, "X"))
+    np.testing.assert_allclose(reference.mean_profile, [2000.0, 3.0, 2000.0])
+    assert reference.n_molecules == 40 * 4003
+
+
+def rescaled(adata):
+    counts = adata.X.toarray()
+    adata.X = np.round(1e4 * counts / counts.sum(1, keepdims=True))
+
+
+def binarised(adata):
+    adata.X = (adata.X.toarray() > 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rescaled, r"All cells of adata.X have about the same total, 10,0\d\d|All cells .* 9,9|All cells .* 10,000"),
+        (binarised, "No count of adata.X is above 1"),
+    ],
+)
+def test_whole_numbers_that_look_like_no_counts_draw_a_warning(adata, change, message):
+    change(adata)
+    with pytest.warns(UserWarning, match=message):
+        train_tiny(adata, 1)
+
+
+@pytest.mark.parametrize("nan", [False, True], ids=["complete", "with NaN"])
+def test_genes_that_a_batch_lacks_altogether_draw_a_warning(nan):
+    """As after an outer join. Entries that are marked as missing are no sign."""
+    adata = make_adata(200)
+    counts, in_b0 = adata.X.toarray() + 3.0, (adata.obs["batch"] == "b0").to_numpy()
+    counts[in_b0, 4] = counts[in_b0, 7] = 0.0
+    if nan:
+        counts[in_b0, 7] = np.nan
+    adata.X = counts
+    CountsDiffSC.setup_anndata(adata, batch_key="batch")
+    names = "gene4" if nan else "gene4, gene7"
+    with pytest.warns(
+        UserWarning, match=rf"no molecule of {2 - nan} genes \({names}\) in batch 'b0'.*observed_mask_layer"
+    ):
+        train_tiny(adata, 1)
+
+
+@pytest.mark.parametrize("label", ["nan", "", "Unknown", "N/A"])
+def test_labels_that_look_unknown_draw_a_warning(adata, label):
+    adata.obs["cell_type"] = np.where(np.arange(60) < 5, label, "B")
+    with pytest.warns(UserWarning, match=f"has the label '{label}'.*spelled 'unknown'"):
+        CountsDiffSC.setup_anndata(adata, labels_key="cell_type")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"maxepochs": 1}, "'maxepochs' is not an argument. Was 'max_epochs' meant"),
+        ({"lr": 1e-3}, r"an argument of the training plan.*plan_kwargs=\{'lr'"),
+        ({"plan_kwargs": {"learning_rate": 1.0}}, "'learning_rate' is not an argument. It must be one of"),
+    ],
+)
+def test_arguments_that_training_does_not_take(adata, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        CountsDiffSC(adata, **TINY).train(**arguments)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_are_of_32_bits_at_least(adata, precision):
+    with pytest.raises(ValueError, match=f"precision='{precision}' stores weights .*Pass 'bf16-mixed'"):
+        CountsDiffSC(adata, **TINY).train(1, "cpu", precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_tokens": 0}, ValueError, "n_tokens=0 is out of range"),
+        ({"width": "a"}, TypeError, "width='a' is a str"),
+        ({"n_layers": -1}, ValueError, "n_layers=-1 is out of range"),
+        ({"input_dropout": 1.0}, ValueError, "input_dropout=1.0 is out of range"),
+    ],
+)
+def test_sizes_of_networks(adata, arguments, error, message):
+    with pytest.raises(error, match=message):
+        CountsDiffSC(adata, **arguments)
+
+
+def test_conditions_are_shown_to_some_cells_at_least(masked):
+    with pytest.raises(ValueError, match=r"p_uncond=1 hides \['cell_type'\]"):
+        CountsDiffSC(masked, p_uncond=1.0, **TINY)
+
+
+@pytest.mark.parametrize("act", ["impute", "sample", "get_elbo"])
+def test_weights_that_are_not_finite_are_no_model(masked_model, act):
+    with torch.no_grad():
+        next(masked_model.module.ema.parameters()).fill_(torch.nan)
+    with pytest.raises(RuntimeError, match="weights are not finite.*smaller learning rate"):
+        getattr(masked_model, act)(**({"n_obs": 2} if act == "sample" else {}))
+
+
+def test_a_layer_with_a_dot_in_its_name(adata):
+    adata.layers["my.counts"], adata.layers["imputed"] = adata.X.copy(), adata.X.copy()
+    CountsDiffSC.setup_anndata(adata, layer="my.counts")
+    with pytest.raises(ValueError, match=r"exists in adata and.*del adata.layers\['imputed'\]"):
+        train_tiny(adata, 1).impute()

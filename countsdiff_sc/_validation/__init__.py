@@ -1,4 +1,4 @@
-"""Every check of what a user hands in, and every text they read when it is wrong.
+"""Checks of what a user hands to the model class, and what they read when it is wrong.
 
 A message has three clauses: what is wrong, with its value and place; the rule; what to do.
 """
@@ -12,6 +12,7 @@ from ._arguments import (
     check_not_string,
     check_number,
     check_output_layer,
+    check_precision,
     check_quantiles,
 )
 from ._columns import (
@@ -20,17 +21,21 @@ from ._columns import (
     check_labels_are_names,
     check_no_missing_category,
     warn_of_far_covariates,
+    warn_of_other_unknown_labels,
     warn_of_unknown_labels,
     warn_of_unused_categories,
 )
 from ._counts import (
     check_counts,
     check_finite_values,
+    check_finite_weights,
     check_mask_layer,
     check_observed_mask,
     check_something_observed,
     warn_of_divergence,
     warn_of_hidden_zeros,
+    warn_of_scaled_counts,
+    warn_of_silent_genes,
     warn_of_unobserved,
 )
 from ._objects import (
@@ -54,6 +59,7 @@ __all__ = [
     "check_counts",
     "check_finite",
     "check_finite_values",
+    "check_finite_weights",
     "check_indices",
     "check_key",
     "check_labels_are_names",
@@ -67,6 +73,7 @@ __all__ = [
     "check_number",
     "check_observed_mask",
     "check_output_layer",
+    "check_precision",
     "check_quantiles",
     "check_same_cells",
     "check_something_observed",
@@ -76,6 +83,9 @@ __all__ = [
     "warn_of_divergence",
     "warn_of_far_covariates",
     "warn_of_hidden_zeros",
+    "warn_of_other_unknown_labels",
+    "warn_of_scaled_counts",
+    "warn_of_silent_genes",
     "warn_of_unknown_labels",
     "warn_of_unobserved",
     "warn_of_unused_categories",

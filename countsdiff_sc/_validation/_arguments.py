@@ -14,6 +14,9 @@ from countsdiff_sc._counts import CountMatrix
 
 from ._wording import brief
 
+#: Names that nobody reads a list of.
+_MANY = 20
+
 
 def check_key(key: str, available: Iterable[str], *, where: str, argument: str) -> None:
     """Raise ``KeyError`` with the nearest names unless ``key`` is one of ``available``."""
@@ -32,10 +35,8 @@ def check_no_further(arguments: Iterable[str], *, known: Sequence[str]) -> None:
     """Raise ``TypeError`` with the nearest names if there are ``arguments`` beyond the ``known`` ones."""
     for name in (each for each in arguments if each not in known):
         nearest = difflib.get_close_matches(name, known, n=1)
-        msg = (
-            f"{name!r} is not an argument. It must be one of {known}. "
-            f"{f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
-        )
+        rule = f" It must be one of {known}." if len(known) <= _MANY else ""
+        msg = f"{name!r} is not an argument.{rule} {f'Was {nearest[0]!r} meant?' if nearest else 'Leave it out.'}"
         raise TypeError(msg)
 
 
@@ -117,9 +118,19 @@ def check_indices(indices, n_obs: int) -> np.ndarray:
     return rows
 
 
+def check_precision(precision: str | int | None) -> None:
+    """Raise ``ValueError`` for a precision that has the weights themselves in 16 bits."""
+    if str(precision) in {"bf16-true", "16-true"}:
+        msg = (
+            f"precision={precision!r} stores weights and counts in 16 bits, which hold no whole number above "
+            f"{256 if precision == 'bf16-true' else 2048:,} exactly. Weights must be of 32 or 64 bits. Pass 'bf16-mixed', which has matrix "
+            "products in 16 bits, or '32-true'."
+        )
+        raise ValueError(msg)
+
+
 def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool) -> None:
     """Raise ``ValueError`` if writing ``layer`` would destroy the input or somebody else's layer."""
-    holder = matrix.location.rsplit(".", 1)[0]
     # "X" names generated counts in the records.
     if not isinstance(layer, str) or layer in {"", "X"} or "/" in layer:
         msg = (
@@ -133,8 +144,8 @@ def check_output_layer(layer: str, matrix: CountMatrix, *, written_before: bool)
         )
     elif layer in matrix.adata.layers and not written_before:
         msg = (
-            f"layer={layer!r} exists in {holder} and was not written by impute. Only layers that impute wrote are "
-            f"overwritten. Choose another name, or delete it first: del {holder}.layers[{layer!r}]."
+            f"layer={layer!r} exists in {matrix.holder} and was not written by impute. Only layers that impute wrote are "
+            f"overwritten. Choose another name, or delete it first: del {matrix.holder}.layers[{layer!r}]."
         )
     else:
         return

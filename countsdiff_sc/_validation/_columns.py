@@ -63,6 +63,21 @@ def warn_of_unknown_labels(labels: pd.Series, *, column: str) -> None:
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
+#: How unknown labels are spelled elsewhere, in small letters.
+_UNKNOWN_ELSEWHERE = {"", "na", "n/a", "nan", "none", "null", "unknown", "<na>"}
+
+
+def warn_of_other_unknown_labels(labels: pd.Series, *, column: str) -> None:
+    """Say that there are labels which look like unknown ones, and are taken for a cell type."""
+    alike = [name for name in pd.unique(labels) if name.strip().lower() in _UNKNOWN_ELSEWHERE and name != UNKNOWN_LABEL]
+    if alike:
+        msg = (
+            f"{column} has the label {alike[0]!r}, which is learned as a cell type. Cells of unknown type are spelled {UNKNOWN_LABEL!r}. "
+            f"Rename it, if that is meant: {column} = {column}.astype(str).replace({alike[0]!r}, {UNKNOWN_LABEL!r})."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
 def warn_of_unused_categories(values: pd.Series, *, column: str) -> None:
     """Say that there are categories of which no cell is there to learn from."""
     if isinstance(values.dtype, pd.CategoricalDtype):

@@ -49,8 +49,8 @@ def check_counts(matrix: CountMatrix) -> bool:
     first_bad: tuple[float, int, int] | None = None
     for first, rows in row_blocks(values):
         stored = stored_values(rows)
-        if not np.issubdtype(stored.dtype, np.number) and stored.dtype != bool:
-            msg = f"{matrix.location} has dtype {stored.dtype}. Counts must be numbers. Convert the matrix to float32."
+        if (not np.issubdtype(stored.dtype, np.number) and stored.dtype != bool) or np.iscomplexobj(stored):
+            msg = f"{matrix.location} has dtype {stored.dtype}. Counts must be real numbers. Convert the matrix to float32."
             raise TypeError(msg)
         nan = np.isnan(stored)
         n_missing += int(nan.sum())
@@ -97,7 +97,7 @@ def _where_counts_may_be(matrix: CountMatrix) -> str:
     names = named_layers(matrix.adata)
     places = [f"layers: {sorted(names)}"] if names else ["there are no layers"]
     if matrix.adata.raw is not None:
-        places.append("adata.raw is set and may hold them")
+        places.append(f"{matrix.holder}.raw is set and may hold them")
     return ", ".join(places)
 
 
@@ -130,8 +130,8 @@ def check_observed_mask(mask, adata: AnnData, *, argument: str):
         mask = mask.to_numpy()
     if isinstance(mask, np.ma.MaskedArray):
         msg = (
-            f"{argument} is a masked array. It must be a plain array of booleans, True where the count was observed, since a mask of a "
-            "mask says neither. Pass its .filled(False)."
+            f"{argument} is a masked array. It must be a plain array of booleans, True where the count was observed, since a masked "
+            "entry is neither. Pass its .filled(False)."
         )
         raise TypeError(msg)
     if not sparse.issparse(mask):
@@ -195,14 +195,90 @@ def warn_of_hidden_zeros(where: str, n_observed: float, n_zeros: float, n_ones: 
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
-def warn_of_divergence(parameters: Iterable[torch.Tensor]) -> None:
-    """Say that training has left weights with which nothing can be computed."""
-    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+#: Cells from which on equal totals are no coincidence, and by how much of them they may differ: rounding moves them a little.
+_MIN_CELLS, _SAME_TOTALS = 20, 0.01
+
+
+def warn_of_scaled_counts(where: str, totals: np.ndarray, *, is_binary: bool) -> None:
+    """Say that whole numbers are likely no counts: what was normalised and rounded, or whether a gene was detected.
+
+    Parameters
+    ----------
+    where
+        What messages call the matrix.
+    totals
+        Observed molecules of each cell.
+    is_binary
+        Whether no count is above 1.
+    """
+    totals = totals[totals > 0]
+    if len(totals) < _MIN_CELLS:
+        return
+    if is_binary:
+        found = f"No count of {where} is above 1, so that these may be detections instead of molecules"
+    elif np.ptp(totals) <= _SAME_TOTALS * np.median(totals):
+        found = (
+            f"All cells of {where} have about the same total, {np.median(totals):,.0f}, so that these may be values that were normalised "
+            "and rounded"
+        )
+    else:
+        return
+    msg = f"{found}. The model is one of raw counts. If they are not, pass the layer that holds them, layer=..., and train again."
+    warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+#: Molecules of a gene that a batch of its depth would have, from which on none at all is a sign.
+_MIN_EXPECTED = 100.0
+
+
+def warn_of_silent_genes(matrix: CountMatrix, totals: np.ndarray, n_observed: np.ndarray, batches: pd.Index) -> None:
+    """Say that a batch has none of genes that others have many of: as where tables were joined, and gaps filled with zeros.
+
+    Parameters
+    ----------
+    matrix
+        What is looked at.
+    totals, n_observed
+        Molecules, and observed entries, of each gene in each batch, shape ``(n_batches, G)``.
+    batches
+        Names of the batches.
+    """
+    depth = totals.sum(axis=1, keepdims=True)
+    elsewhere = np.maximum(depth.sum() - depth, 1.0)
+    expected = depth * (totals.sum(axis=0) - totals) / elsewhere
+    silent = (totals == 0) & (n_observed > 0) & (expected >= _MIN_EXPECTED)
+    for batch in np.flatnonzero(silent.any(axis=1)):
+        names = matrix.adata.var_names[silent[batch]]
         msg = (
-            "Weights are not finite after training, so that nothing can be imputed. Its steps were too large. Train a new model with a "
-            "smaller learning rate, plan_kwargs={'lr': ...}, or in single precision."
+            f"{matrix.location} has no molecule of {len(names):,} genes{some(names)} in batch {batches[batch]!r}, which would have "
+            f"{expected[batch][silent[batch]].min():,.0f} or more by the other batches. A zero is learned as a measured one. If they were "
+            "not measured there, mark these entries as missing: NaN, or False in observed_mask_layer."
         )
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+_SMALLER_STEPS = (
+    "The steps of training were too large. Train a new model with a smaller learning rate, plan_kwargs={'lr': ...}, or in single "
+    "precision."
+)
+
+
+def warn_of_divergence(parameters: Iterable[torch.Tensor]) -> None:
+    """Say that training has left weights with which nothing can be computed."""
+    if not _are_finite(parameters):
+        msg = f"Weights are not finite after training, so that nothing can be imputed. {_SMALLER_STEPS}"
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def check_finite_weights(parameters: Iterable[torch.Tensor], purpose: str) -> None:
+    """Raise ``RuntimeError`` for such weights: the counts that NaN is turned into look like any others."""
+    if not _are_finite(parameters):
+        msg = f"The model's weights are not finite. A model with such weights cannot {purpose}. {_SMALLER_STEPS}"
+        raise RuntimeError(msg)
+
+
+def _are_finite(parameters: Iterable[torch.Tensor]) -> bool:
+    return all(torch.isfinite(parameter).all() for parameter in parameters)
 
 
 def check_finite_values(values: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -123,6 +124,7 @@ def hold_out(
     check_hidden(fraction, hidden, known)
     copy = with_gaps(adata, layer, counts, hidden)
     model = fit(copy)
+    _let_go(model, copy)
     _check_reads_the_gaps(model, layer=layer, observed_mask_layer=observed_mask_layer)
     observed = known & ~hidden
     visible = np.where(observed, counts, 0.0)
@@ -140,6 +142,12 @@ def hold_out(
         drawn = [np.where(known, draw, 0.0) for draw in drawn]
         table = table.join(compare_draws(np.where(known, counts, 0.0), {name: drawn}, hidden, seed=seed))
     return Holdout(model, counts[hidden], predictions[name], table)
+
+
+def _let_go(model, data: AnnData) -> None:
+    """Have the copy live as long as its model, and not as long as the class, which keeps all data that are set up."""
+    model._setup_adata_manager_store.pop(data.uns.get(_SCVI_UUID_KEY), None)
+    weakref.finalize(model, model._per_instance_manager_store.pop, model.id, None)
 
 
 def _check_reads_the_gaps(model, **expected: str | None) -> None:

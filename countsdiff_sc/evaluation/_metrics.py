@@ -13,7 +13,7 @@ from scipy.stats import nbinom
 
 from countsdiff_sc.kernels import group_correlations
 
-#: A prediction below this many molecules counts as this many, so that a true zero's neighbour is not infinite.
+#: A prediction below this many molecules counts as this many, so that 0 where there was a molecule costs much, not infinitely much.
 MEAN_FLOOR = 1e-6
 
 
@@ -88,7 +88,8 @@ def r2(truth: np.ndarray, mean: np.ndarray) -> float:
 def pearson(truth: np.ndarray, mean: np.ndarray) -> float:
     """Pearson correlation over all hidden entries, of ``log1p``; NaN where either is constant."""
     logs = [np.log1p(each).ravel() for each in paired(truth, mean)]
-    return float(group_correlations(*logs, np.zeros(len(logs[0]), dtype=int))[0])
+    found = group_correlations(*logs, np.zeros(len(logs[0]), dtype=int))
+    return float(found[0]) if len(found) else float("nan")
 
 
 def grouped_correlation(truth: np.ndarray, mean: np.ndarray, groups: np.ndarray, *, ranks: bool = False) -> float:

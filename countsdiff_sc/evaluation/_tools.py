@@ -2,7 +2,7 @@
 
 Neither knows of a mask: hidden counts are zeros to them. What that does to the scale of a result is taken out
 afterwards, from the visible counts, and a little of the gene mean x depth is mixed in: both tools predict zeros, and one
-where there was a molecule costs a score of means without bound. They are installed with ``pip install "countsdiff_sc[benchmarks]"``.
+where there was a molecule costs the Poisson deviance 26 nats. They are installed with ``pip install "countsdiff_sc[benchmarks]"``.
 """
 
 from __future__ import annotations

@@ -48,24 +48,24 @@ class Readout:
     survival_prob: Tensor
 
     @property
-    def dispersion(self) -> tuple[Tensor, Tensor]:
-        """What the inverse dispersion comes of, besides the rate."""
+    def dispersion_parts(self) -> tuple[Tensor, Tensor]:
+        """``log_dispersion`` and ``dispersion_slope``, of which the inverse dispersion comes."""
         return self.log_dispersion, self.dispersion_slope
 
     @property
-    def about(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What it is about."""
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``base_rate``, ``x_t`` and ``survival_prob``, which it was read from."""
         return self.base_rate, self.x_t, self.survival_prob
 
     def of(self, cells: slice) -> Readout:
         """That about some of the cells."""
-        read = (tensor[:, cells] for tensor in (self.log_ratio, *self.dispersion))
-        return Readout(*read, *(tensor[cells] for tensor in self.about))
+        read = (tensor[:, cells] for tensor in (self.log_ratio, *self.dispersion_parts))
+        return Readout(*read, *(tensor[cells] for tensor in self.inputs))
 
 
 def molecules_lost(readout: Readout) -> tuple[Tensor, Tensor]:
     """Mean (molecules) and inverse dispersion of the molecules lost, ``(B, G)``, as an equal mixture of the networks has it."""
-    log_ratio, (log_dispersion, slope), about = readout.log_ratio, readout.dispersion, readout.about
+    log_ratio, (log_dispersion, slope), about = readout.log_ratio, readout.dispersion_parts, readout.inputs
     if not torch.is_grad_enabled() and compiles(log_ratio[0], log_dispersion[0], *about):
         inputs, n_threads = arrays(log_ratio, log_dispersion, slope.squeeze(2), *about), torch.get_num_threads()
         found = kernels.gamma_poisson_mixture(*inputs, bounds=_BOUNDS, tiny=TINY, n_threads=n_threads)
@@ -108,10 +108,10 @@ def mixture_moments(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 def mean_loss(readout: Readout, n_deaths: Tensor, weight: Tensor) -> Tensor:
     """Sum of :func:`~countsdiff_sc.process._losses.weighted_bregman_loss` over cells, which the log-ratio learns from."""
-    log_dispersion, slope = (tensor.detach() for tensor in readout.dispersion)
+    log_dispersion, slope = (tensor.detach() for tensor in readout.dispersion_parts)
     readout = replace(readout, log_dispersion=log_dispersion, dispersion_slope=slope)
     # Not by an index, whose gradient is a copy.
-    read, about = (readout.log_ratio.squeeze(0), log_dispersion.squeeze(0)), (*readout.about, n_deaths)
+    read, about = (readout.log_ratio.squeeze(0), log_dispersion.squeeze(0)), (*readout.inputs, n_deaths)
     if compiles(*read, *about):
         return _MeanLoss.apply(*read, slope, *about, weight.to(n_deaths.dtype).expand(len(n_deaths), 1))
     return weighted_bregman_loss(n_deaths, molecules_lost(readout)[0], weight).sum()
@@ -141,7 +141,7 @@ def dispersion_loss(readout: Readout, n_deaths: Tensor, weight: Tensor, *, every
     Of every ``every``-th cell, the first one included; the others are not looked at.
     """
     readout = replace(readout, log_ratio=readout.log_ratio.detach())
-    read, about = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0)), (*readout.about, n_deaths)
+    read, about = (readout.log_dispersion.squeeze(0), readout.log_ratio.squeeze(0)), (*readout.inputs, n_deaths)
     if compiles(*read, *about):
         return _DispersionLoss.apply(every, readout.dispersion_slope, *read, *about, weight)
     cells = slice(None, None, every)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,10 +44,10 @@ def _check_eta(eta: float) -> None:
         raise ValueError(msg)
 
 
-def get_attrition(attrition: float | str | Tensor | AttritionSchedule | None) -> AttritionSchedule:
-    """Turn ``None``, ``"max"``, a fraction of the maximum, a tensor of fractions or a callable into an attrition schedule.
+def get_attrition(attrition: float | str | Tensor | np.ndarray | AttritionSchedule | None) -> AttritionSchedule:
+    """Turn ``None``, ``"max"``, a fraction of the maximum, an array of fractions or a callable into an attrition schedule.
 
-    A tensor has one fraction per gene, ``(G,)``, or per entry, ``(B, G)``: molecules may die again where a prediction is
+    An array or tensor has one fraction per gene, ``(G,)``, or per entry, ``(B, G)``: molecules may die again where a prediction is
     trusted less. The result of a callable is clamped to ``[0, max_attrition]``, outside which the step would not keep the
     marginal law; NaN, as from 0 / 0 where no molecule is left, becomes 0.
 
@@ -61,6 +62,8 @@ def get_attrition(attrition: float | str | Tensor | AttritionSchedule | None) ->
         return max_attrition
     if isinstance(attrition, Real) and 0.0 <= attrition <= 1.0:
         return rescaled_attrition(float(attrition))
+    if isinstance(attrition, np.ndarray) and np.issubdtype(attrition.dtype, np.number):
+        attrition = torch.from_numpy(attrition)
     if isinstance(attrition, Tensor) and bool(((attrition >= 0.0) & (attrition <= 1.0)).all()):
         return lambda p_s, p_t: attrition.to(p_t) * max_attrition(p_s, p_t)
     if callable(attrition):

@@ -26,10 +26,11 @@ def negative_binomial_births(expected_births: Tensor, dispersion: Tensor, genera
     Raises
     ------
     ValueError
-        By the compiled loop, where a law is not finite, or its mean above 2^24.
+        On a CPU, where a law is not finite, or its mean above 2^24.
     """
     mean, shape = torch.atleast_2d(expected_births), torch.atleast_2d(dispersion)
     if not compiles(mean, shape):
+        _check_means(expected_births, dispersion)
         return _gamma_poisson(expected_births, dispersion, generator)
     seed, n_threads = drawn_seed(generator), torch.get_num_threads()
     drawn, has_pending = kernels.draw_negative_binomial(*arrays(mean, shape), seed=seed, n_threads=n_threads)
@@ -89,14 +90,31 @@ def _finite(
     is_wrong = ~((laws[0] <= kernels.MAX_COUNT) & (laws[1] > 0.0) & torch.isfinite(laws[1]))
     if is_wrong.any():
         first = int(is_wrong.nonzero()[0])
-        msg = (
-            f"{int(is_wrong.sum())} predicted laws are not finite, or have means above 2^24, the first with mean "
-            f"{float(laws[0][first])} and inverse dispersion {float(laws[1][first])}, at cell {rows[first]} of a block and gene "
-            f"{columns[first]}. Counts can be drawn from finite laws only. Lower guidance_scale if it is far above 1, bring continuous "
-            "covariates into the range of the training data, or train the model again if its loss is NaN."
-        )
-        raise ValueError(msg)
+        place = f"at cell {rows[first]} of a block and gene {columns[first]}"
+        _raise_not_finite(int(is_wrong.sum()), float(laws[0][first]), f"{float(laws[1][first])}, {place}")
     return laws
+
+
+def _check_means(expected_births: Tensor, dispersion: Tensor) -> None:
+    """Raise ``ValueError`` for means that no molecules can be drawn with, which thinning would make some of; on a CPU.
+
+    Another device would have to be waited for.
+    """
+    if expected_births.device.type != "cpu":
+        return
+    is_wrong = ~(expected_births <= kernels.MAX_COUNT)  # nor is NaN
+    if is_wrong.any():
+        dispersion = dispersion.expand_as(expected_births)[is_wrong]
+        _raise_not_finite(int(is_wrong.sum()), float(expected_births[is_wrong][0]), f"{float(dispersion[0])}")
+
+
+def _raise_not_finite(n_wrong: int, mean: float, others: str) -> None:
+    msg = (
+        f"{n_wrong} predicted laws are not finite, or have means above 2^24, the first with mean {mean} and inverse dispersion "
+        f"{others}. Counts can be drawn from finite laws only. Lower guidance_scale if it is far above 1, bring continuous "
+        "covariates into the range of the training data, or train the model again if its loss is NaN."
+    )
+    raise ValueError(msg)
 
 
 def _gamma_poisson(mean: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -106,11 +124,13 @@ def _gamma_poisson(mean: Tensor, dispersion: Tensor, generator: torch.Generator 
 
 def poisson_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw a Poisson number: the negative binomial of infinite dispersion parameter."""
+    _check_means(expected_births, dispersion)
     return torch.poisson(expected_births, generator=generator)
 
 
 def stochastic_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
     """Round up with probability equal to the fraction (the CountsDiff paper): unbiased, but loses the posterior's variance."""
+    _check_means(expected_births, dispersion)
     whole = expected_births.floor()
     uniform = torch.rand(whole.shape, generator=generator, dtype=whole.dtype, device=whole.device)
     return whole + (uniform < expected_births - whole).to(whole.dtype)
@@ -118,6 +138,7 @@ def stochastic_births(expected_births: Tensor, dispersion: Tensor, generator: to
 
 def nearest_births(expected_births: Tensor, dispersion: Tensor, generator: torch.Generator | None) -> Tensor:
     """Round to the nearest integer: biased to 0 for rare molecules, kept for comparison."""
+    _check_means(expected_births, dispersion)
     return expected_births.round()
 
 

@@ -33,8 +33,8 @@ def thin(x_0: Tensor, survival_prob: Tensor, *, generator: torch.Generator | Non
     -----
     On a CPU a compiled loop over the molecules does the work, elsewhere :func:`torch.binomial`.
 
-    Nothing is checked here, because a check would stop the device at every step: :func:`torch.binomial` truncates
-    fractions and returns 0 for negative counts without a word. Counts are checked once, where the user hands them in.
+    Nothing is checked here, because a check would stop the device at every step: of fractions, negative counts and NaN the loop
+    makes small counts, and :func:`torch.binomial` others, without a word. Counts are checked once, where the user hands them in.
 
     Examples
     --------

@@ -1,5 +1,8 @@
 """Masks, metrics and baselines on which a comparison rests."""
 
+import gc
+import weakref
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -200,3 +203,11 @@ def test_evaluation_keeps_no_copies_of_the_data():
     assert scfid.distance(counts[:30], counts[30:]) == scfid.distance(counts[:30], counts[30:])
     evaluation.ScviImputer(max_epochs=1).fit(counts, np.ones(counts.shape, dtype=bool))
     assert len(scvi.model.SCVI._setup_adata_manager_store) == of_scvi
+
+
+def test_a_holdout_keeps_its_data_no_longer_than_its_model():
+    found = evaluation.hold_out(make_adata(), lambda data: train_tiny(data, 1))
+    alive = weakref.ref(found.model.adata)
+    del found
+    gc.collect()
+    assert alive() is None

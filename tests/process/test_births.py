@@ -127,3 +127,11 @@ def test_a_law_that_is_none_is_not_drawn_from(mean, shape):
         part[1] = part[1, 2]
     with pytest.raises(ValueError, match="predicted laws are not finite.*at cell 1 of a block"):
         negative_binomial_births(*law, generator(1))
+
+
+@every_rule
+@pytest.mark.parametrize("mean", [float("nan"), float("inf"), 2.0**25])
+def test_no_rule_makes_counts_of_what_is_no_law(name, mean):
+    """Thinning makes a small count of NaN, which looks like any other."""
+    with pytest.raises(ValueError, match=r"2 predicted laws are not finite.*Lower guidance_scale"):
+        draw(name, [1.0, mean], n_draws=2)
