@@ -213,7 +213,7 @@ class CountsDiffSC(
             square root of the number of molecules, and as the fraction of entries that is observed falls; they are twice as many
             where ``one_pass_fraction`` is below 0.5.
         accelerator, devices
-            Where to train, as in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
+            Where to train, as in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ... Several devices need ``strategy="ddp"``.
         batch_size
             Cells in a minibatch of each network.
         train_size, validation_size
@@ -247,6 +247,7 @@ class CountsDiffSC(
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
         _check_train_arguments(kwargs)
         _validation.check_precision(kwargs.get("precision"))
+        _validation.check_devices(devices, kwargs.get("strategy"))
         n_obs = self.adata_manager.adata.n_obs
         if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
             train_size = 1.0

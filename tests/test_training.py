@@ -11,11 +11,11 @@ from helpers import QUIET, TINY, make_adata, train_tiny
 from laws import ALPHA
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
-from scipy.stats import arcsine, kstest, uniform
+from scipy.stats import arcsine, binom, chisquare, kstest, uniform
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from countsdiff_sc import CountsDiffSC, _cuda_graph, _training_states, process
-from countsdiff_sc._module import LOSS_BY_CELL
+from countsdiff_sc._module import LOSS_BY_CELL, hidden_conditions
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
 from countsdiff_sc._training_plan import CountsDiffTrainingPlan, scale_to_norm
@@ -580,3 +580,19 @@ def test_the_less_is_observed_the_more_weights_decay(masked):
         model = CountsDiffSC(data, **TINY)
         model.train(1, accelerator="cpu", **options, **QUIET)
         assert model.trainer.lightning_module.weight_decay == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_conditions", [1, 3])
+def test_conditions_are_hidden_as_often_as_asked_for_and_half_of_the_time_together(n_conditions):
+    """Two tests at a false-alarm rate of 1e-4."""
+    p_uncond, n_cells = 0.3, 20_000
+    hidden = hidden_conditions(
+        p_uncond, n_cells, n_conditions, generator=torch.Generator().manual_seed(0), device=torch.device("cpu")
+    )
+    together = p_uncond / 2 if n_conditions > 1 else 0.0
+    apart = (p_uncond - together) / (1 - together)
+    expected = (1 - together) * binom(n_conditions, apart).pmf(np.arange(n_conditions + 1))
+    expected[-1] += together
+    assert expected @ np.arange(n_conditions + 1) == pytest.approx(p_uncond * n_conditions)
+    observed = np.bincount(hidden.sum(1), minlength=n_conditions + 1)
+    assert chisquare(observed, n_cells * expected).pvalue > ALPHA

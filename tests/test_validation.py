@@ -674,3 +674,9 @@ def test_a_layer_with_a_dot_in_its_name(adata):
     CountsDiffSC.setup_anndata(adata, layer="my.counts")
     with pytest.raises(ValueError, match=r"exists in adata and.*del adata.layers\['imputed'\]"):
         train_tiny(adata, 1).impute()
+
+
+@pytest.mark.parametrize("devices", [2, "2", [0, 1]])
+def test_several_devices_need_a_strategy(adata, devices):
+    with pytest.raises(ValueError, match="was given without a strategy.*strategy='ddp'"):
+        CountsDiffSC(adata, **TINY).train(1, "cpu", devices=devices)

@@ -6,6 +6,7 @@ A message has three clauses: what is wrong, with its value and place; the rule; 
 from ._arguments import (
     check_can_be_saved,
     check_choice,
+    check_devices,
     check_indices,
     check_key,
     check_no_further,
@@ -57,6 +58,7 @@ __all__ = [
     "check_categories",
     "check_choice",
     "check_counts",
+    "check_devices",
     "check_finite",
     "check_finite_values",
     "check_finite_weights",

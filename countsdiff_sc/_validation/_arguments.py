@@ -118,6 +118,20 @@ def check_indices(indices, n_obs: int) -> np.ndarray:
     return rows
 
 
+def check_devices(devices: int | list[int] | str, strategy: object) -> None:
+    """Raise ``ValueError`` for several devices without a strategy, whose minibatches scvi-tools does not deal out."""
+    try:
+        n_devices = len(devices) if isinstance(devices, (list, tuple)) else int(devices)
+    except ValueError:  # "auto", which is one
+        return
+    if n_devices > 1 and strategy is None:
+        msg = (
+            f"devices={devices!r} was given without a strategy. Several devices need to be told how they work together. Pass "
+            "strategy='ddp', or 'ddp_notebook' in a notebook, or one device."
+        )
+        raise ValueError(msg)
+
+
 def check_precision(precision: str | int | None) -> None:
     """Raise ``ValueError`` for a precision that has the weights themselves in 16 bits."""
     if str(precision) in {"bf16-true", "16-true"}:
