@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib.metadata import metadata
+from pathlib import Path
 
 info = metadata("countsdiff_sc")
 project = info["Name"]
@@ -72,6 +73,15 @@ nitpick_ignore_regex = [
 ]
 
 
+def _copy_notebooks(app):
+    """Put the tutorials, which are beside this folder, where the toctree finds them, and their links to pages too."""
+    copies = Path(app.srcdir) / "tutorials"
+    copies.mkdir(exist_ok=True)
+    for notebook in (Path(app.srcdir).parent / "tutorials").glob("*.ipynb"):
+        text = notebook.read_text(encoding="utf-8").replace("(../docs/", "(../")
+        (copies / notebook.name).write_text(text, encoding="utf-8")
+
+
 def _resolve_public_name(app, env, node, contnode):
     """Link an annotation such as ``countsdiff_sc.process._schedules.SurvivalSchedule`` to the public name."""
     target = node.get("reftarget", "")
@@ -95,5 +105,6 @@ def _returns_as_prose(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    app.connect("builder-inited", _copy_notebooks)
     app.connect("autodoc-process-docstring", _returns_as_prose, priority=400)
     app.connect("missing-reference", _resolve_public_name)
