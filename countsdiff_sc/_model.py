@@ -204,7 +204,7 @@ class CountsDiffSC(
         """Train the model.
 
         Afterwards ``model.history`` holds ``train_loss`` and ``validation_loss`` by epoch. Seed with
-        ``scvi.settings.seed``.
+        ``scvi.settings.seed``. While other programs keep the cores of the processor busy it uses fewer of torch's threads, and says so.
 
         Parameters
         ----------
@@ -278,6 +278,7 @@ class CountsDiffSC(
         # What is given in any other way takes precedence over these.
         kwargs["plan_config"] = _with_defaults(kwargs.get("plan_config"), plan_defaults)
         kwargs["trainer_config"] = _with_defaults(kwargs.get("trainer_config"), trainer_defaults)
+        n_threads = torch.get_num_threads()
         try:
             super().train(
                 max_epochs=max_epochs,
@@ -290,6 +291,7 @@ class CountsDiffSC(
                 **kwargs,
             )
         finally:
+            torch.set_num_threads(n_threads)  # of which training may have used fewer
             self.module.float()  # a precision such as "64-true" leaves weights that counts in single precision do not fit
         self._has_only_queries = False  # whatever the data were, they were trained on now
         _validation.warn_of_divergence(self.module.ema.parameters())

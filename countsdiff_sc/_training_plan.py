@@ -10,6 +10,7 @@ import torch
 
 from countsdiff_sc._cuda_graph import StepRecorder
 from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
+from countsdiff_sc._thread_budget import ThreadBudget
 from countsdiff_sc._training_defaults import WEIGHT_DECAY
 from countsdiff_sc._validation import check_number
 
@@ -69,6 +70,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         self.n_obs_training = self.n_obs_validation = None  # set by scvi's TrainRunner
         self._last_step = 0
         self._recorder: StepRecorder | None = None
+        self._threads: ThreadBudget | None = None
         self._losses: list[tuple[torch.Tensor, int]] = []
         self._loss_by_cell: list[torch.Tensor] = []
         self._lowest: torch.Tensor | None = None
@@ -76,6 +78,11 @@ class CountsDiffTrainingPlan(pl.LightningModule):
 
     def on_train_start(self):
         self._recorder = StepRecorder(self.module)
+        self._threads = ThreadBudget()
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.device.type == "cpu":
+            self._threads.look()
 
     def training_step(self, batch, batch_idx):
         loss = self._recorder.loss(batch) if self._records() else None
