@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from countsdiff_sc.evaluation._metrics import paired
 
@@ -46,6 +48,9 @@ def training_curve(model, *, ax: Axes | None = None) -> Axes:
 def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Plot imputed means against the counts that were hidden, one box per true count, or range of counts, of which there are 5.
 
+    Boxes have half of the means, and whiskers reach as far as is usual, 1.5 times the height of a box. A mean is less extreme than the
+    count that was drawn about it, so those of large counts are lower, and those of small ones higher, than these: that is no bias.
+
     Parameters
     ----------
     truth
@@ -79,7 +84,9 @@ def imputed_against_true(truth: np.ndarray, predicted: np.ndarray, *, ax: Axes |
     ax.set_ylim(bottom=0)
     ax.set_xticks(positions, [labels[i] for i in kept], rotation=45)
     ax.set(xlabel="hidden count (molecules)", ylabel="imputed mean (molecules)", title="Hidden entries")
-    ax.legend(frameon=False)
+    lines, names = ax.get_legend_handles_labels()
+    parts = [Line2D([], [], color="C0"), Patch(facecolor="none", edgecolor="black")]
+    ax.legend([*lines, *parts], [*names, "median", "middle half"], loc="upper left", frameon=False)
     return ax
 
 
