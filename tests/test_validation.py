@@ -1,5 +1,7 @@
 """Bad input: a clear error with the value, the place and the fix, and nothing written."""
 
+from contextlib import nullcontext
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -599,20 +601,18 @@ def test_whole_numbers_that_look_like_no_counts_draw_a_warning(adata, change, me
         train_tiny(adata, 1)
 
 
-@pytest.mark.parametrize("nan", [False, True], ids=["complete", "with NaN"])
-def test_genes_that_a_batch_lacks_altogether_draw_a_warning(nan):
-    """As after an outer join. Entries that are marked as missing are no sign."""
+@pytest.mark.parametrize(("n_silent", "n_nan"), [(7, 0), (7, 2), (5, 1), (4, 0)])
+def test_genes_that_a_batch_lacks_altogether_draw_a_warning(n_silent, n_nan):
+    """As after an outer join. Entries that are marked as missing are no sign, and neither are a few genes."""
     adata = make_adata(200)
     counts, in_b0 = adata.X.toarray() + 3.0, (adata.obs["batch"] == "b0").to_numpy()
-    counts[in_b0, 4] = counts[in_b0, 7] = 0.0
-    if nan:
-        counts[in_b0, 7] = np.nan
+    counts[np.ix_(in_b0, np.arange(n_silent))] = 0.0
+    counts[np.ix_(in_b0, np.arange(n_nan))] = np.nan
     adata.X = counts
     CountsDiffSC.setup_anndata(adata, batch_key="batch")
-    names = "gene4" if nan else "gene4, gene7"
-    with pytest.warns(
-        UserWarning, match=rf"no molecule of {2 - nan} genes \({names}\) in batch 'b0'.*observed_mask_layer"
-    ):
+    found = n_silent - n_nan
+    warns = pytest.warns(UserWarning, match=rf"no molecule of {found} genes .*in batch 'b0'.*observed_mask_layer")
+    with warns if found >= 5 else nullcontext():
         train_tiny(adata, 1)
 
 

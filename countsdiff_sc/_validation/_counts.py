@@ -227,8 +227,9 @@ def warn_of_scaled_counts(where: str, totals: np.ndarray, *, is_binary: bool) ->
     warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
-#: Molecules of a gene that a batch of its depth would have, from which on none at all is a sign.
-_MIN_EXPECTED = 100.0
+#: Molecules of a gene that a batch of its depth would have, from which on none at all is a sign, and how many such genes, and which
+#: share of all, are: of a few, such as those that only interferon switches on, there may be none in truth.
+_MIN_EXPECTED, _MIN_SILENT, _MIN_SHARE_SILENT = 100.0, 5, 0.01
 
 
 def warn_of_silent_genes(matrix: CountMatrix, totals: np.ndarray, n_observed: np.ndarray, batches: pd.Index) -> None:
@@ -247,7 +248,8 @@ def warn_of_silent_genes(matrix: CountMatrix, totals: np.ndarray, n_observed: np
     elsewhere = np.maximum(depth.sum() - depth, 1.0)
     expected = depth * (totals.sum(axis=0) - totals) / elsewhere
     silent = (totals == 0) & (n_observed > 0) & (expected >= _MIN_EXPECTED)
-    for batch in np.flatnonzero(silent.any(axis=1)):
+    least = max(_MIN_SILENT, _MIN_SHARE_SILENT * silent.shape[1])
+    for batch in np.flatnonzero(silent.sum(axis=1) >= least):
         names = matrix.adata.var_names[silent[batch]]
         msg = (
             f"{matrix.location} has no molecule of {len(names):,} genes{some(names)} in batch {batches[batch]!r}, which would have "
