@@ -88,9 +88,9 @@ class GenerationMixin(InferenceMixin):
 
         Notes
         -----
-        Conditions that are not given are those of training cells drawn at random, with replacement: so labels have the
-        training frequencies, and batches and covariates go with them as they do there. They are drawn among the cells that
-        have the label and batch given, if there are any, else among all.
+        Conditions that are not given are those of training cells, or of the data the model was loaded with, drawn at random, with
+        replacement: so labels have the frequencies that they have there, and batches and covariates go with them. They are drawn
+        among the cells that have the label and batch given, if there are any, else among all.
 
         Examples
         --------
