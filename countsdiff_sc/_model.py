@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import lightning.pytorch
 import numpy as np
 import rich.pretty  # noqa: F401  (scvi-tools 1.4 uses it without importing it)
 import torch
@@ -17,7 +15,6 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS, settings
 from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
-from scvi.train import Trainer, TrainRunner
 
 from countsdiff_sc import _registration, _validation
 from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference, totals_by_group
@@ -27,6 +24,7 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
+from countsdiff_sc._training_arguments import check_train_arguments, with_defaults
 from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
 from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
 from countsdiff_sc.process._losses import LossWeighting
@@ -245,7 +243,7 @@ class CountsDiffSC(
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
-        _check_train_arguments(kwargs)
+        check_train_arguments(kwargs)
         _validation.check_precision(kwargs.get("precision"))
         _validation.check_devices(devices, kwargs.get("strategy"))
         n_obs = self.adata_manager.adata.n_obs
@@ -276,8 +274,8 @@ class CountsDiffSC(
         if n_validation > 0:
             trainer_defaults["check_val_every_n_epoch"] = validate_every
         # What is given in any other way takes precedence over these.
-        kwargs["plan_config"] = _with_defaults(kwargs.get("plan_config"), plan_defaults)
-        kwargs["trainer_config"] = _with_defaults(kwargs.get("trainer_config"), trainer_defaults)
+        kwargs["plan_config"] = with_defaults(kwargs.get("plan_config"), plan_defaults)
+        kwargs["trainer_config"] = with_defaults(kwargs.get("trainer_config"), trainer_defaults)
         n_threads = torch.get_num_threads()
         try:
             super().train(
@@ -390,37 +388,3 @@ class CountsDiffSC(
     def _training_data(self) -> AnnData | MuData | None:
         """The data that the model was set up with; None if it was loaded without."""
         return None if self._has_only_queries else self.adata
-
-
-def _with_defaults(config: object, defaults: dict) -> dict:
-    """A configuration, a mapping or one of scvi-tools' objects, with defaults for what it leaves open."""
-    return defaults | dict(config.to_kwargs() if hasattr(config, "to_kwargs") else config or {})
-
-
-#: Arguments of the training plan, and those of ``train`` and of everything that it hands them to.
-_PLAN_ARGUMENTS = [name for name in inspect.signature(CountsDiffTrainingPlan).parameters if name != "module"]
-_TRAIN_ARGUMENTS = sorted(
-    {
-        name
-        for taker in (
-            CountsDiffSC.train,
-            UnsupervisedTrainingMixin.train,
-            TrainRunner,
-            Trainer,
-            lightning.pytorch.Trainer,
-        )
-        for name in inspect.signature(taker).parameters
-    }
-    | {"ckpt_path"}
-)
-
-
-def _check_train_arguments(kwargs: dict) -> None:
-    """Raise ``TypeError`` for what neither ``train`` nor the trainer nor the training plan takes."""
-    if isinstance(kwargs.get("plan_kwargs"), Mapping):
-        _validation.check_no_further(kwargs["plan_kwargs"], known=_PLAN_ARGUMENTS)
-    for name in kwargs:
-        if name in _PLAN_ARGUMENTS:
-            msg = f"{name!r} is an argument of the training plan, not of train. Pass plan_kwargs={{{name!r}: ...}}."
-            raise TypeError(msg)
-    _validation.check_no_further(kwargs, known=_TRAIN_ARGUMENTS)

@@ -10,7 +10,7 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
-from countsdiff_sc._constants import OBSERVED_MASK_KEY
+from countsdiff_sc._constants import observed_mask_key
 from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_states import training_states
@@ -326,11 +326,6 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _joined(parts: list[Tensor]) -> Tensor:
     # Of a matrix stored by columns the loader makes tensors by columns.
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1).contiguous()
-
-
-def observed_mask_key(count_key: str) -> str:
-    """Registry key of the mask that belongs to a registered count matrix."""
-    return f"{count_key}_{OBSERVED_MASK_KEY}"
 
 
 def _backbone(denoiser: str | nn.Module, n_members: int | None, n_genes: int, arguments: dict) -> nn.Module:

@@ -15,9 +15,8 @@ from scvi.data import AnnDataManager, fields
 from torch import Tensor
 
 from countsdiff_sc import _validation
-from countsdiff_sc._constants import UNKNOWN_LABEL
+from countsdiff_sc._constants import UNKNOWN_LABEL, observed_mask_key
 from countsdiff_sc._counts import CountMatrix, dense
-from countsdiff_sc._module import observed_mask_key
 
 #: What may be passed as an observed mask.
 ObservedMask = np.ndarray | sparse.spmatrix | pd.DataFrame | str | Mapping[str, object]

@@ -91,14 +91,14 @@ def _of_all_cells(
     matrix: CountMatrix, layer: str, values, rows: np.ndarray | None, record: Mapping[str, object]
 ) -> tuple[object, Mapping[str, object]]:
     """A layer's values, where some cells were imputed or all, and what is recorded about it."""
-    earlier = matrix.adata.layers.get(layer)
     if rows is None:
         return values, record
-    others = np.setdiff1d(np.arange(matrix.adata.n_obs), rows)
+    earlier, others = matrix.adata.layers.get(layer), np.setdiff1d(np.arange(matrix.adata.n_obs), rows)
+    if earlier is None or not len(others):
+        return _insert_rows(matrix.values, values, rows, others), record
     # Counts are sparse and means are not.
-    if earlier is None or sparse.issparse(earlier) != sparse.issparse(values):
-        if earlier is not None and len(others):
-            _warn_of_replaced(matrix, layer, len(others), held="counts" if sparse.issparse(earlier) else "means")
+    if sparse.issparse(earlier) != sparse.issparse(values):
+        _warn_of_replaced(matrix, layer, len(others), held="counts" if sparse.issparse(earlier) else "means")
         return _insert_rows(matrix.values, values, rows, others), record
     about_others = {key: value for key, value in matrix.adata.uns[UNS_KEY][layer].items() if key != "others"}
     _check_counts_are_kept(matrix, layer, earlier, others, about_others)

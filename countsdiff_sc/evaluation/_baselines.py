@@ -11,9 +11,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from ._inputs import check_labels, visible_counts
+from ._rank_one import fit_rank_one
 
-#: Weight, in cells, of the overall profile in the profile of a label.
-LABEL_PRIOR = 1.0
 #: Weight, in cells of average depth, of the overall profile in the profile of a neighbourhood.
 NEIGHBOUR_PRIOR = 2.0
 #: Prior molecules of a gene in a factor of low rank.
@@ -27,7 +26,7 @@ def zeros(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | No
 
 def gene_mean_x_depth(counts: np.ndarray, observed_mask: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     r"""Rank-one rates :math:`d_i \mu_g`, fitted to the observed entries by alternating row and column totals."""
-    depth, profile = _fit_rank_one(*visible_counts(counts, observed_mask))
+    depth, profile = fit_rank_one(*visible_counts(counts, observed_mask))
     return (depth[:, None] * profile).astype(np.float32)
 
 
@@ -35,11 +34,11 @@ def label_mean_x_depth(counts: np.ndarray, observed_mask: np.ndarray, labels: np
     """As :func:`gene_mean_x_depth` within each label, shrunk a little towards the profile of all cells."""
     visible, observed = visible_counts(counts, observed_mask)
     labels = check_labels(labels, len(visible))
-    _, overall = _fit_rank_one(visible, observed)
+    _, overall = fit_rank_one(visible, observed)
     imputed = np.empty(visible.shape, dtype=np.float32)
     for label in np.unique(labels):
         cells = labels == label
-        depth, profile = _fit_rank_one(visible[cells], observed[cells], prior=overall)
+        depth, profile = fit_rank_one(visible[cells], observed[cells], prior=overall)
         imputed[cells] = depth[:, None] * profile
     return imputed
 
@@ -70,7 +69,7 @@ def nearest_neighbours(
         Rounds of search and fill.
     """
     visible, observed = visible_counts(counts, observed_mask)
-    depth, profile = _fit_rank_one(visible, observed)
+    depth, profile = fit_rank_one(visible, observed)
     depth = np.maximum(depth, 1e-6)[:, None]
     exposure, rate = depth * observed, np.broadcast_to(profile, visible.shape)
     n_neighbours, n_components = min(n_neighbours, len(visible)), min(n_components, *visible.shape)
@@ -117,7 +116,7 @@ def low_rank(
         Seed of the starting point.
     """
     visible, observed = visible_counts(counts, observed_mask)
-    depth, profile = _fit_rank_one(visible, observed)
+    depth, profile = fit_rank_one(visible, observed)
     expected = (depth[:, None] * np.maximum(profile, 1e-9)).astype(np.float32)
     exposure = expected * observed
     rng = np.random.default_rng(seed)
@@ -132,17 +131,3 @@ def low_rank(
         cells = (cells * (ratio() @ genes.T) + prior) / np.maximum(exposure @ genes.T + prior * rank + shrinkage, 1e-9)
         genes = (genes * (cells.T @ ratio()) + GENE_PRIOR) / (cells.T @ exposure + GENE_PRIOR)
     return expected * (cells @ genes)
-
-
-def _fit_rank_one(
-    visible: np.ndarray, observed: np.ndarray, *, prior: np.ndarray | None = None, n_rounds: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depths ``(B,)`` and profile ``(G,)``; ``prior`` counts as :data:`LABEL_PRIOR` further cells with that profile."""
-    weight = 0.0 if prior is None else LABEL_PRIOR
-    prior = np.zeros(visible.shape[1]) if prior is None else prior
-    depth = np.ones(len(visible))
-    for _ in range(n_rounds):
-        profile = (visible.sum(axis=0) + weight * prior) / np.maximum(depth @ observed + weight, 1e-9)
-        expected = observed @ profile
-        depth = np.divide(visible.sum(axis=1), expected, out=np.ones(len(visible)), where=expected > 0)
-    return depth, profile

@@ -15,9 +15,9 @@ from torch import Tensor
 from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
 from countsdiff_sc._validation import check_choice, check_number
 
-from ._baselines import _fit_rank_one
 from ._categorical import CategoricalDenoiser, CountClasses
 from ._inputs import check_fitted, check_trainable, visible_counts
+from ._rank_one import fit_rank_one
 
 #: Entries whose class probabilities are held in memory at once.
 BLOCK_ENTRIES = 2**17
@@ -153,7 +153,7 @@ class MaskedDiffusion:
         visible, observed = visible_counts(counts, observed_mask)
         check_trainable(observed)
         self._classes = CountClasses(visible, observed, self.n_classes)
-        depth, profile = _fit_rank_one(visible, observed)
+        depth, profile = fit_rank_one(visible, observed)
         scale = depth.mean() or 1.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

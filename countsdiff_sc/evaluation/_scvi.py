@@ -15,9 +15,9 @@ from torch.distributions import Distribution, Normal, kl_divergence
 
 from countsdiff_sc._validation import check_choice, check_number
 
-from ._baselines import _fit_rank_one
 from ._inputs import check_fitted, check_trainable, visible_counts
 from ._quiet import forgetful, quiet, seeded
+from ._rank_one import fit_rank_one
 
 #: Cells whose posterior is found at once.
 BLOCK_SIZE = 512
@@ -67,7 +67,7 @@ class ScviImputer:
         visible, observed = visible_counts(counts, observed_mask)
         filled = visible.any(axis=1)  # scVI takes the logarithm of a cell's total
         check_trainable(observed[filled], min_cells=2)
-        depth, profile = _fit_rank_one(visible[filled], observed[filled])
+        depth, profile = fit_rank_one(visible[filled], observed[filled])
         exposure = depth @ observed[filled] / depth.sum()
         # What is read of a gene is this part of it; one never seen has nothing to be divided.
         self._visible_part = torch.as_tensor(np.where(exposure > 0, exposure, 1.0), dtype=torch.float32)
