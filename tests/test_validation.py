@@ -10,7 +10,7 @@ import torch
 from helpers import TINY, make_adata, train_tiny
 from scipy import sparse
 
-from countsdiff_sc import CountsDiffSC, _counts
+from countsdiff_sc import CountsDiffSC, _counts, datasets
 from countsdiff_sc._validation import named_layers
 
 
@@ -680,3 +680,11 @@ def test_a_layer_with_a_dot_in_its_name(adata):
 def test_several_devices_need_a_strategy(adata, devices):
     with pytest.raises(ValueError, match="was given without a strategy.*strategy='ddp'"):
         CountsDiffSC(adata, **TINY).train(1, "cpu", devices=devices)
+
+
+def test_counts_per_ten_thousand_of_real_cells_draw_a_warning():
+    """Genes with as many molecules as another in the same cell are rounded alike, so that totals differ by more than by chance."""
+    adata = datasets.pbmc68k_counts()
+    rescaled(adata)
+    with pytest.warns(UserWarning, match="All cells of adata.X have about the same total, 10,00"):
+        train_tiny(adata, 1)

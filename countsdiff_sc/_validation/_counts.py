@@ -195,8 +195,9 @@ def warn_of_hidden_zeros(where: str, n_observed: float, n_zeros: float, n_ones: 
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
-#: Cells from which on equal totals are no coincidence, and by how much of them they may differ: rounding moves them a little.
-_MIN_CELLS, _SAME_TOTALS = 20, 0.01
+#: Cells from which on equal totals are no coincidence, and their coefficient of variation where they were made equal and rounded: 0.004
+#: of counts per ten thousand, and above 0.2 of real cells.
+_MIN_CELLS, _SAME_TOTALS = 20, 0.02
 
 
 def warn_of_scaled_counts(where: str, totals: np.ndarray, *, is_binary: bool) -> None:
@@ -216,7 +217,7 @@ def warn_of_scaled_counts(where: str, totals: np.ndarray, *, is_binary: bool) ->
         return
     if is_binary:
         found = f"No count of {where} is above 1, so that these may be detections instead of molecules"
-    elif np.ptp(totals) <= _SAME_TOTALS * np.median(totals):
+    elif totals.std() <= _SAME_TOTALS * totals.mean():
         found = (
             f"All cells of {where} have about the same total, {np.median(totals):,.0f}, so that these may be values that were normalised "
             "and rounded"
