@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     impute.add_argument(
         "--epochs", type=int, help="passes over the cells; by default they depend on the number of molecules"
     )
-    impute.add_argument("--threads", type=int, help="threads to use; 1 where other programs keep the cores busy")
+    impute.add_argument("--threads", type=int, help="threads to use; by default as many as there are cores")
     impute.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser
 

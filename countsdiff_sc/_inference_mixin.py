@@ -6,6 +6,7 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 from scvi import settings
+from scvi.data._constants import _SCVI_UUID_KEY
 
 from countsdiff_sc import _registration, _validation
 from countsdiff_sc._counts import CountMatrix
@@ -31,7 +32,9 @@ class InferenceMixin:
     def _prepare(self, adata: AnnData | MuData | None, *, purpose: str) -> tuple[AnnData | MuData, list[CountMatrix]]:
         self._check_trained(purpose)
         data = self._validate_anndata(adata)
-        self._warn_of_another_setup(data)
+        latest = self._setup_adata_manager_store.get(data.uns.get(_SCVI_UUID_KEY))
+        is_of_these = latest is not None and latest.adata is data  # and not of a copy
+        _registration.warn_of_another_setup(self.registry["setup_args"], latest if is_of_these else None)
         matrices = self._count_matrices(data)
         for matrix in matrices:  # also of the training data, which may have been filtered since
             names = _registration.registered_names(self.registry, matrix.registry_key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,21 +11,21 @@ import rich.pretty  # noqa: F401  (scvi-tools 1.4 uses it without importing it)
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from countsdiff_sc import _registration, _validation
-from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference, totals_by_group
+from countsdiff_sc._counts import CountMatrix, Reference, estimate_reference
 from countsdiff_sc._evaluation_mixin import EvaluationMixin
 from countsdiff_sc._generation_mixin import GenerationMixin
 from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_arguments import check_train_arguments, with_defaults
+from countsdiff_sc._training_arguments import check_train_arguments, plan_config, trainer_config
 from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
-from countsdiff_sc._training_plan import MAX_GRADIENT, CountsDiffTrainingPlan
+from countsdiff_sc._training_plan import CountsDiffTrainingPlan
 from countsdiff_sc.process._losses import LossWeighting
 
 logger = logging.getLogger(__name__)
@@ -243,9 +242,7 @@ class CountsDiffSC(
         if max_epochs is not None:
             _validation.check_number("max_epochs", max_epochs, low=1, integer=True)
         _validation.check_number("batch_size", batch_size, low=1, integer=True)
-        check_train_arguments(kwargs)
-        _validation.check_precision(kwargs.get("precision"))
-        _validation.check_devices(devices, kwargs.get("strategy"))
+        check_train_arguments(kwargs, devices)
         n_obs = self.adata_manager.adata.n_obs
         if train_size is None and validation_size is None and n_obs < 20:  # too few cells to hold any out
             train_size = 1.0
@@ -255,27 +252,20 @@ class CountsDiffSC(
         early_stopping = early_stopping and n_validation > 0  # nothing to watch otherwise
         fitting_epochs, observed_fraction = self._look_at_training_data(n_train)
         max_epochs = fitting_epochs if max_epochs is None else max_epochs
-        # Every network has then seen as many cells between two validations as there are.
-        validate_every = min(n_members, max_epochs)
         self.module.train()  # inference left it in evaluation mode, and the trainer does not change modes
         if kwargs.get("callbacks"):
             kwargs["callbacks"] = list(kwargs["callbacks"])  # the trainer appends to it
         if torch.cuda.is_available():  # from pinned memory Lightning copies without waiting
             kwargs["datasplitter_kwargs"] = {"pin_memory": True, **(kwargs.get("datasplitter_kwargs") or {})}
-        plan_defaults = {"weight_decay": default_weight_decay(observed_fraction)}
-        trainer_defaults = {
-            # Without this the trainer switches cudnn's non-deterministic autotuning on, also when a seed is set.
-            "benchmark": False,
-            "log_every_n_steps": 1,  # or Lightning warns about every small data set
-            "gradient_clip_val": MAX_GRADIENT,
-            "early_stopping_monitor": "validation_loss",
-            "early_stopping_patience": max(10, math.ceil(max_epochs / validate_every / 3)),
-        }
-        if n_validation > 0:
-            trainer_defaults["check_val_every_n_epoch"] = validate_every
+        # Every network has then seen as many cells between two validations as there are.
+        validate_every = min(n_members, max_epochs) if n_validation > 0 else 0
         # What is given in any other way takes precedence over these.
-        kwargs["plan_config"] = with_defaults(kwargs.get("plan_config"), plan_defaults)
-        kwargs["trainer_config"] = with_defaults(kwargs.get("trainer_config"), trainer_defaults)
+        kwargs["plan_config"] = plan_config(
+            kwargs.get("plan_config"), weight_decay=default_weight_decay(observed_fraction)
+        )
+        kwargs["trainer_config"] = trainer_config(
+            kwargs.get("trainer_config"), max_epochs=max_epochs, validate_every=validate_every
+        )
         n_threads = torch.get_num_threads()
         try:
             super().train(
@@ -314,19 +304,11 @@ class CountsDiffSC(
                 _validation.warn_of_hidden_zeros(matrix.location, reference.n_observed, n_zeros, n_ones)
                 is_binary = n_zeros + n_ones == reference.n_observed
                 _validation.warn_of_scaled_counts(matrix.location, reference.cell_totals, is_binary=is_binary)
-                self._warn_of_silent_genes(matrix)
+                _registration.warn_of_silent_genes(matrix, self.adata, self.registry)
         # Conditionals at all times take longer to learn than those at one.
         factor = 2 if self.module.is_for_generation else 1
         fraction = n_observed / (self.adata.n_obs * self.n_genes)
         return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction), fraction
-
-    def _warn_of_silent_genes(self, matrix: CountMatrix) -> None:
-        batch_key = self.registry["setup_args"]["batch_key"]
-        if batch_key is not None:
-            batches = self.adata.obs[batch_key].astype("category").cat
-            names = batches.categories
-            totals = totals_by_group(matrix, batches.codes.to_numpy(), len(names))
-            _validation.warn_of_silent_genes(matrix, *totals, names)
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))
@@ -360,20 +342,6 @@ class CountsDiffSC(
         # Upstream has a model that was loaded without data keep the first that it is given.
         self._has_only_queries |= self.adata is None
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-
-    def _warn_of_another_setup(self, data: AnnData | MuData) -> None:
-        """Say that data were set up in another way since, of which a model that is there already knows nothing."""
-        latest = self._setup_adata_manager_store.get(data.uns.get(_SCVI_UUID_KEY))
-        if latest is None or latest.adata is not data:
-            return
-        for argument in ("layer", "observed_mask_layer"):
-            now, then = latest.registry["setup_args"].get(argument), self.registry["setup_args"][argument]
-            if now != then:
-                msg = (
-                    f"The data were set up with {argument}={now!r}, and the model with {argument}={then!r}. A model keeps to the setup "
-                    "that it was made with. Make a new one, CountsDiffSC(adata), and train it."
-                )
-                warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
     def _forget_registration(self, adata: AnnData | MuData) -> None:
         """Have data registered anew, since upstream would go on with the labels of the first time."""

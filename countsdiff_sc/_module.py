@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from countsdiff_sc._constants import observed_mask_key
 from countsdiff_sc._generation import generation_grid
 from countsdiff_sc._moving_average import MovingAverage
-from countsdiff_sc._training_states import training_states
+from countsdiff_sc._training_states import hidden_conditions, training_states
 from countsdiff_sc._validation import check_no_further, check_number
 from countsdiff_sc.nn import Conditions, CountDenoiser, FullAttention, GeneSetTransformer
 from countsdiff_sc.nn._molecules_lost import dispersion_loss, mean_loss
@@ -56,7 +56,7 @@ class CountsDiffModule(BaseModuleClass):
         See :func:`~countsdiff_sc.process.get_schedule`, :func:`~countsdiff_sc.process.get_loss_weighting` and
         :func:`~countsdiff_sc.process.get_time_distribution`.
     p_uncond
-        Probability with which each condition of a cell is hidden in training; half of the time all of them are.
+        Probability with which each condition of a cell is hidden in training, half of the time together with all others.
     one_pass_fraction
         Fraction of training cells whose time is not drawn from ``time_distribution``. It is exactly 1, where the one-pass
         estimates are read off, or for one in ten of them a time of a cell that is generated from nothing. They have weight
@@ -298,24 +298,6 @@ class CountsDiffModule(BaseModuleClass):
                 drop = torch.tensor([[each == name for each in self.condition_names]], device=device)
                 guides.append((conditions.dropped(drop), scale))
         return guides
-
-
-def hidden_conditions(
-    p_uncond: float, n_cells: int, n_conditions: int, *, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """Which conditions of a cell are hidden, each with probability ``p_uncond``; bool, shape ``(n_cells, n_conditions)``.
-
-    Of several half of them are hidden all together, since guidance compares with a network that is told none: of four that are hidden
-    independently in a fifth of the cells none would be left in one of 600.
-    """
-
-    def is_chosen(prob: float, size: int) -> Tensor:
-        return torch.rand((n_cells, size), generator=generator, device=device) < prob
-
-    if n_conditions < 2:
-        return is_chosen(p_uncond, n_conditions)
-    together = p_uncond / 2.0
-    return is_chosen(together / (1.0 - together), n_conditions) | is_chosen(together, 1)
 
 
 def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:

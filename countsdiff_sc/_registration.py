@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +11,13 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager, fields
 from torch import Tensor
 
 from countsdiff_sc import _validation
 from countsdiff_sc._constants import UNKNOWN_LABEL, observed_mask_key
-from countsdiff_sc._counts import CountMatrix, dense
+from countsdiff_sc._counts import CountMatrix, dense, totals_by_group
 
 #: What may be passed as an observed mask.
 ObservedMask = np.ndarray | sparse.spmatrix | pd.DataFrame | str | Mapping[str, object]
@@ -248,6 +249,27 @@ def warn_of_unknown_labels(data: AnnData | MuData, registry: Mapping) -> None:
     key = registry["setup_args"]["labels_key"]
     if key is not None:
         _validation.warn_of_unknown_labels(data.obs[key], column=f"{obs_name(data)}[{key!r}]")
+
+
+def warn_of_silent_genes(matrix: CountMatrix, data: AnnData | MuData, registry: Mapping) -> None:
+    """Say that a batch has no molecule of genes that others have many of."""
+    key = registry["setup_args"]["batch_key"]
+    if key is not None:
+        batches = data.obs[key].astype("category").cat
+        totals = totals_by_group(matrix, batches.codes.to_numpy(), len(batches.categories))
+        _validation.warn_of_silent_genes(matrix, *totals, batches.categories)
+
+
+def warn_of_another_setup(setup_args: Mapping, latest: AnnDataManager | None) -> None:
+    """Say that data were set up in another way since, of which a model that was made before knows nothing."""
+    for argument in () if latest is None else ("layer", "observed_mask_layer"):
+        now, then = latest.registry["setup_args"].get(argument), setup_args[argument]
+        if now != then:
+            msg = (
+                f"The data were set up with {argument}={now!r}, and the model with {argument}={then!r}. A model keeps to the setup that it "
+                "was made with. Make a new one, CountsDiffSC(adata), and train it."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 def stack_masks(matrices: Sequence[CountMatrix], observed_mask: ObservedMask) -> np.ndarray | sparse.csr_matrix:

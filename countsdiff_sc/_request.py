@@ -48,7 +48,7 @@ def rank_of_quantile(level: float, n_draws: int) -> int:
 def _written(value: object) -> object:
     """What is recorded of an argument that is neither a number nor a string."""
     if isinstance(value, torch.Tensor):
-        # Of one number for each entry the sum of bytes, by which to tell it from others.
+        # Of one number for each entry a checksum, by which to tell it from others.
         digest = hashlib.sha256(value.numpy().tobytes()).hexdigest()
         return value.numpy() if value.ndim == 1 else f"array of shape {tuple(value.shape)}, SHA-256 {digest}"
     return getattr(value, "__qualname__", None) or repr(value)

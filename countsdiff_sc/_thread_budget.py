@@ -29,27 +29,23 @@ class ThreadBudget:
     LOOK_EVERY, PAUSE, LONGEST_PAUSE = 0.25, 2.0, 64.0
 
     def __init__(self):
-        self.n_all = torch.get_num_threads()
+        self._n_all = torch.get_num_threads()
         self._next_look, self._pause, self._has_said_so = 0.0, self.PAUSE, False
-        self._n_trials = N_TRIALS_AFTER_PAUSE
 
     def look(self) -> None:
         """Where it is time to, set torch's threads to all, a half, a quarter, ... of what they were: the most that do not wait."""
-        if self.n_all < 2 or time.monotonic() < self._next_look:
+        if self._n_all < 2 or time.monotonic() < self._next_look:
             return
-        n_threads = self.n_all
+        n_threads = self._n_all
+        n_trials = N_TRIALS if torch.get_num_threads() == n_threads else N_TRIALS_AFTER_PAUSE
         torch.set_num_threads(n_threads)
-        while n_threads > 1 and threads_wait(self._n_trials):
+        while n_threads > 1 and threads_wait(n_trials):
             n_threads //= 2
             torch.set_num_threads(n_threads)
-        if n_threads == self.n_all:
-            wait, self._n_trials, self._pause = self.LOOK_EVERY, N_TRIALS, max(self.PAUSE, 0.9 * self._pause)
+        if n_threads == self._n_all:
+            wait, self._pause = self.LOOK_EVERY, max(self.PAUSE, 0.9 * self._pause)
         else:
-            wait, self._n_trials, self._pause = (
-                self._pause,
-                N_TRIALS_AFTER_PAUSE,
-                min(2.0 * self._pause, self.LONGEST_PAUSE),
-            )
+            wait, self._pause = self._pause, min(2.0 * self._pause, self.LONGEST_PAUSE)
             self._say(n_threads)
         self._next_look = time.monotonic() + wait
 
@@ -59,7 +55,7 @@ class ThreadBudget:
             logger.warning(
                 "Other programs keep cores busy, so that %d threads would wait for each other. Training goes on with %d for now; the last "
                 "digits of its result depend on the number. To choose it: torch.set_num_threads.",
-                self.n_all,
+                self._n_all,
                 n_threads,
             )
 

@@ -135,3 +135,21 @@ def start_from_nothing(
     drawn = times[torch.randint(len(times), t[FROM_NOTHING].shape, generator=generator, device=t.device)]
     t[FROM_NOTHING] = torch.where(one_pass[FROM_NOTHING], drawn, t[FROM_NOTHING])
     observed_prob[FROM_NOTHING] *= ~one_pass[FROM_NOTHING]
+
+
+def hidden_conditions(
+    p_uncond: float, n_cells: int, n_conditions: int, *, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Which conditions of a cell are hidden, each with probability ``p_uncond``; bool, shape ``(n_cells, n_conditions)``.
+
+    Of several half of them are hidden all together, since guidance compares with a network that is told none: of four that are hidden
+    independently in a fifth of the cells none would be left in one of 600.
+    """
+
+    def is_chosen(prob: float, size: int) -> Tensor:
+        return torch.rand((n_cells, size), generator=generator, device=device) < prob
+
+    if n_conditions < 2:
+        return is_chosen(p_uncond, n_conditions)
+    together = p_uncond / 2.0
+    return is_chosen(together / (1.0 - together), n_conditions) | is_chosen(together, 1)

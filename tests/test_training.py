@@ -15,10 +15,11 @@ from scipy.stats import arcsine, binom, chisquare, kstest, uniform
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from countsdiff_sc import CountsDiffSC, _cuda_graph, _training_states, process
-from countsdiff_sc._module import LOSS_BY_CELL, hidden_conditions
+from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
 from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
 from countsdiff_sc._training_plan import CountsDiffTrainingPlan, scale_to_norm
+from countsdiff_sc._training_states import hidden_conditions
 from countsdiff_sc.nn import Conditions
 from countsdiff_sc.process._selection import MAX_STRENGTH, height
 

@@ -591,7 +591,7 @@ def binarised(adata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rescaled, r"All cells of adata.X have about the same total, 10,0\d\d|All cells .* 9,9|All cells .* 10,000"),
+        (rescaled, "All cells of adata.X have about the same total"),
         (binarised, "No count of adata.X is above 1"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from countsdiff_sc._counts import dense
 from countsdiff_sc._validation import check_anndata, check_choice, check_not_string, check_number
 
 from ._masks import MECHANISMS
+from ._quiet import let_go
 from ._registry import BASELINES
 from ._tables import compare, compare_draws
 
@@ -124,7 +124,7 @@ def hold_out(
     check_hidden(fraction, hidden, known)
     copy = with_gaps(adata, layer, counts, hidden)
     model = fit(copy)
-    _let_go(model, copy)
+    let_go(model, copy)
     _check_reads_the_gaps(model, layer=layer, observed_mask_layer=observed_mask_layer)
     observed = known & ~hidden
     visible = np.where(observed, counts, 0.0)
@@ -142,12 +142,6 @@ def hold_out(
         drawn = [np.where(known, draw, 0.0) for draw in drawn]
         table = table.join(compare_draws(np.where(known, counts, 0.0), {name: drawn}, hidden, seed=seed))
     return Holdout(model, counts[hidden], predictions[name], table)
-
-
-def _let_go(model, data: AnnData) -> None:
-    """Have the copy live as long as its model, and not as long as the class, which keeps all data that are set up."""
-    model._setup_adata_manager_store.pop(data.uns.get(_SCVI_UUID_KEY), None)
-    weakref.finalize(model, model._per_instance_manager_store.pop, model.id, None)
 
 
 def _check_reads_the_gaps(model, **expected: str | None) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import scvi
+from anndata import AnnData
 from lightning.pytorch.utilities.seed import isolate_rng
+from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.model.base import BaseModelClass
 
 
@@ -40,6 +43,12 @@ def forgetful(model_class: type[BaseModelClass]) -> Iterator[None]:
         _forget(by_model, known_models)
         for model, store in by_model.items():
             _forget(store, known_models[model])
+
+
+def let_go(model: BaseModelClass, data: AnnData) -> None:
+    """Have data live as long as the model that was set up with them, where that is handed on and :func:`forgetful` would be too early."""
+    model._setup_adata_manager_store.pop(data.uns.get(_SCVI_UUID_KEY), None)
+    weakref.finalize(model, model._per_instance_manager_store.pop, model.id, None)
 
 
 def _forget(store: dict, known: Collection) -> None:
