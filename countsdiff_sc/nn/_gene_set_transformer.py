@@ -54,7 +54,6 @@ class GeneSetTransformer(nn.Module):
         self.n_members, self.n_tokens, self.width = n_members, n_tokens, width
         self.context_width, self.input_dropout = context_width, input_dropout
         self.read_in = MemberLinear(n_members, n_genes, n_tokens * width)
-        self.read_mask = MemberLinear(n_members, n_genes, width, bias=False)
         self.blocks = nn.ModuleList(
             ModulatedBlock(width, context_width, n_heads, dropout, n_members) for _ in range(n_layers)
         )
@@ -63,7 +62,6 @@ class GeneSetTransformer(nn.Module):
         self.read_log_ratio = MemberLinear(n_members, self.n_features, n_genes)
         self.read_log_dispersion = LogDispersion(n_members, width, n_genes)
         # Start from the depth-scaled mean profile.
-        nn.init.zeros_(self.read_mask.weight)
         nn.init.normal_(self.read_log_ratio.weight, std=2e-3)
         nn.init.zeros_(self.read_log_ratio.bias)
 
@@ -90,10 +88,8 @@ class GeneSetTransformer(nn.Module):
         dropout = self.input_dropout if self.training else 0.0
         cells = (tensor.flatten(0, 1) for tensor in (x_t, survival_prob, base_rate))
         residual = freeman_tukey_residual(*cells, dropout=dropout).view_as(x_t)
+        # The residuals tell what is hidden as well: theirs are 0, which those of visible entries hardly ever are.
         tokens = self.read_in(residual).unflatten(2, (self.n_tokens, self.width))
-        # 1 - p rather than p: an all-observed cell, the commonest case at imputation, adds nothing. The same for all
-        # tokens: a vector for each costs a third of all matrix products and predicts no better.
-        tokens = tokens + self.read_mask(1.0 - survival_prob).unsqueeze(2)
         for block in self.blocks:
             tokens = block(tokens, context)
         return self.norm(tokens)

@@ -69,7 +69,7 @@ def permute_genes(backbone, order):
     """The same network for genes in another order: every weight with a gene axis is permuted along it."""
     state = backbone.state_dict()
     for name, value in state.items():
-        if name in {"read_in.weight", "read_mask.weight"}:
+        if name == "read_in.weight":
             state[name] = value[:, order]
         elif name == "gene_embedding":
             state[name] = value[:, :, order]
