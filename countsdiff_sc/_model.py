@@ -23,8 +23,8 @@ from countsdiff_sc._imputation_mixin import ImputationMixin
 from countsdiff_sc._likelihood_mixin import LikelihoodMixin
 from countsdiff_sc._module import CountsDiffModule
 from countsdiff_sc._setup_mixin import SetupMixin
-from countsdiff_sc._training_arguments import check_train_arguments, plan_config, trainer_config
-from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
+from countsdiff_sc._training_arguments import check_train_arguments, trainer_config
+from countsdiff_sc._training_defaults import default_max_epochs
 from countsdiff_sc._training_plan import CountsDiffTrainingPlan
 from countsdiff_sc.process._losses import LossWeighting
 
@@ -221,9 +221,9 @@ class CountsDiffSC(
             last weights are kept whose validation loss is above the lowest by less than a standard error of the difference over
             cells, but for the tenth that gained most and the tenth that lost most.
         **kwargs
-            Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``, by default the
-            larger the less is observed, ``warmup_fraction`` or ``cuda_graph``), ``datasplitter_kwargs``, ``plan_config``,
-            ``trainer_config``, and those of its trainer: ``early_stopping_monitor``, ``callbacks``, ``logger``, ``precision``, ...
+            Further arguments of scvi-tools' ``train``: ``plan_kwargs`` (a dictionary with ``lr``, ``weight_decay``, ``warmup_fraction`` or
+            ``cuda_graph``), ``datasplitter_kwargs``, ``plan_config``, ``trainer_config``, and those of its trainer:
+            ``early_stopping_monitor``, ``callbacks``, ``logger``, ``precision``, ...
             By default gradients are clipped to so low a norm, ``gradient_clip_val=0.03``, that practically every step reaches it: a
             minibatch with a few deep cells then steers no more than others.
 
@@ -250,7 +250,7 @@ class CountsDiffSC(
         n_validation = n_obs - n_train if validation_size is None else math.floor(validation_size * n_obs)
         n_members = self.module.net.n_members
         early_stopping = early_stopping and n_validation > 0  # nothing to watch otherwise
-        fitting_epochs, observed_fraction = self._look_at_training_data(n_train)
+        fitting_epochs = self._look_at_training_data(n_train)
         max_epochs = fitting_epochs if max_epochs is None else max_epochs
         self.module.train()  # inference left it in evaluation mode, and the trainer does not change modes
         if kwargs.get("callbacks"):
@@ -260,9 +260,6 @@ class CountsDiffSC(
         # Every network has then seen as many cells between two validations as there are.
         validate_every = min(n_members, max_epochs) if n_validation > 0 else 0
         # What is given in any other way takes precedence over these.
-        kwargs["plan_config"] = plan_config(
-            kwargs.get("plan_config"), weight_decay=default_weight_decay(observed_fraction)
-        )
         kwargs["trainer_config"] = trainer_config(
             kwargs.get("trainer_config"), max_epochs=max_epochs, validate_every=validate_every
         )
@@ -284,11 +281,8 @@ class CountsDiffSC(
         self._has_only_queries = False  # whatever the data were, they were trained on now
         _validation.warn_of_divergence(self.module.ema.parameters())
 
-    def _look_at_training_data(self, n_train: int) -> tuple[int, float]:
-        """Check the training data, set what they fix before the first training.
-
-        Returns how many epochs they take, and which fraction of them is observed.
-        """
+    def _look_at_training_data(self, n_train: int) -> int:
+        """Check the training data, set what they fix before the first training; return how many epochs they take."""
         matrices = self._count_matrices(self.adata)
         # They may have been normalised since they were set up, so every one is checked again.
         self.missing_in_training_ = max(_registration.check_matrix(matrix) for matrix in matrices)
@@ -308,7 +302,7 @@ class CountsDiffSC(
         # Conditionals at all times take longer to learn than those at one.
         factor = 2 if self.module.is_for_generation else 1
         fraction = n_observed / (self.adata.n_obs * self.n_genes)
-        return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction), fraction
+        return factor * self.module.net.n_members * default_max_epochs(n_molecules, n_train, fraction)
 
     def _set_reference(self, references: list[Reference]) -> None:
         covariates = np.empty((self.adata.n_obs, 0))

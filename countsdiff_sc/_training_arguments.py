@@ -42,11 +42,6 @@ def check_train_arguments(arguments: Mapping[str, object], devices: int | list[i
     check_devices(devices, of_trainer.get("strategy"))
 
 
-def plan_config(given: object, *, weight_decay: float) -> dict[str, object]:
-    """A configuration of the training plan, with a default for what it leaves open."""
-    return {"weight_decay": weight_decay} | _as_dict(given)
-
-
 def trainer_config(given: object, *, max_epochs: int, validate_every: int) -> dict[str, object]:
     """A configuration of the trainer, with defaults for what it leaves open; ``validate_every`` is 0 where nothing validates."""
     defaults = {

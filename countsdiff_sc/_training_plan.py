@@ -11,11 +11,12 @@ import torch
 from countsdiff_sc._cuda_graph import StepRecorder
 from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
 from countsdiff_sc._thread_budget import ThreadBudget
-from countsdiff_sc._training_defaults import WEIGHT_DECAY
 from countsdiff_sc._validation import check_number
 
 #: Decay of AdamW's averages. A run has some hundreds of steps, and 0.999 for the squares would average all of them.
 BETAS = (0.9, 0.95)
+#: Decay of weights by default.
+WEIGHT_DECAY = 0.05
 #: Least fraction of the steps in which the learning rate rises: the schedule needs a step to rise in.
 MIN_WARMUP_FRACTION = 1e-3
 #: Largest gradient norm by default: so low that practically every step reaches it.

@@ -17,7 +17,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from countsdiff_sc import CountsDiffSC, _cuda_graph, _training_states, process
 from countsdiff_sc._module import LOSS_BY_CELL
 from countsdiff_sc._moving_average import MovingAverage
-from countsdiff_sc._training_defaults import default_max_epochs, default_weight_decay
+from countsdiff_sc._training_defaults import default_max_epochs
 from countsdiff_sc._training_plan import CountsDiffTrainingPlan, scale_to_norm
 from countsdiff_sc._training_states import hidden_conditions
 from countsdiff_sc.nn import Conditions
@@ -568,19 +568,6 @@ def test_the_less_is_observed_the_more_often_cells_are_shown():
     assert default_max_epochs(1e6, 1000) == 90
     assert default_max_epochs(1e6, 1000, 2.0 ** (-4 / 3)) == 180
     assert default_max_epochs(1e3, 1000) == default_max_epochs(1e3, 1000, 0.1) == 40
-
-
-def test_the_less_is_observed_the_more_weights_decay(masked):
-    assert default_weight_decay(1.0) == 0.05
-    assert 0.05 < default_weight_decay(0.5) < default_weight_decay(0.1) == default_weight_decay(0.01) < 1.0
-    for data, options, expected in (
-        (make_adata(), {}, 0.05),
-        (masked, {}, default_weight_decay(masked.layers["observed"].mean())),
-        (masked, {"plan_kwargs": {"weight_decay": 0.2}}, 0.2),
-    ):
-        model = CountsDiffSC(data, **TINY)
-        model.train(1, accelerator="cpu", **options, **QUIET)
-        assert model.trainer.lightning_module.weight_decay == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n_conditions", [1, 3])
