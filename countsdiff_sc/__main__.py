@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -155,6 +156,8 @@ def _check_files(arguments: argparse.Namespace) -> None:
         problem = f"--output={target} does not end in .h5ad. The result is written in that format. Choose such a name."
     elif not target.parent.is_dir():
         problem = f"--output={target}: there is no folder {target.parent}. The folder must exist. Create it first."
+    elif not os.access(target.parent, os.W_OK):
+        problem = f"--output={target}: {target.parent} cannot be written to. Results are written there. Choose another folder."
     elif source is not None and target.resolve() == source.resolve():
         problem = f"--output={target} is the input. Input files are never overwritten. Choose another name."
     else:

@@ -59,6 +59,13 @@ def test_mistakes_end_with_a_message_and_no_file(tmp_path, capsys, arguments, me
     assert not (tmp_path / "out.h5ad").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(tmp_path, capsys, monkeypatch):
+    make_adata().write_h5ad(tmp_path / "in.h5ad")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # rights do not bind the superuser
+    assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad")]) == 1
+    assert f"{tmp_path} cannot be written to" in capsys.readouterr().err
+
+
 def test_advice_is_that_of_the_command_line(tmp_path, capsys):
     adata = make_adata()
     adata.layers["counts"] = adata.X.copy()
