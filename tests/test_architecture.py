@@ -39,6 +39,19 @@ FORBIDDEN = {
     "nn": ("anndata", "scvi", "scanpy", "lightning", "countsdiff_sc._", "countsdiff_sc.evaluation"),
     "evaluation": ("countsdiff_sc._model", "countsdiff_sc._module", "countsdiff_sc._training_plan"),
     "pl": ("countsdiff_sc._model", "scvi", "torch"),
+    # What images check is `process`.
+    "image": (
+        "anndata",
+        "scvi",
+        "scanpy",
+        "lightning",
+        "countsdiff_sc.nn",
+        "countsdiff_sc.kernels",
+        "countsdiff_sc.evaluation",
+        "countsdiff_sc._model",
+        "countsdiff_sc._module",
+        "countsdiff_sc._training_plan",
+    ),
 }
 
 
@@ -76,6 +89,12 @@ def test_arrows_point_one_way(part):
             assert not name.startswith(FORBIDDEN[part]), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_nothing_else_imports_the_image_experiments():
+    for path in FILES:
+        if ROOT / "image" not in path.parents:
+            assert not any(name.startswith("countsdiff_sc.image") for name in imported_names(path)), path.name
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_assert_and_no_print_outside_the_command_line(path):
     for node in ast.walk(ast.parse(path.read_text())):
@@ -109,6 +128,7 @@ def test_docstrings_have_no_leftover_placeholders_and_name_every_argument(name):
 
 
 def test_import_is_free_of_heavy_optional_packages():
-    code = "import sys, countsdiff_sc; print([m for m in ('diffusers', 'torchvision', 'magic', 'ray') if m in sys.modules])"
+    heavy = ("diffusers", "torchvision", "magic", "ray", "countsdiff_sc.image")
+    code = f"import sys, countsdiff_sc; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
