@@ -76,7 +76,7 @@ def generated(denoiser: image.ImageDenoiser, labels: Tensor, options: argparse.N
 
 
 def score(options: argparse.Namespace) -> Iterator[dict]:
-    """Distance of each kind of images to test images; pictures are kept in ``options.pictures``."""
+    """Distance of each kind of images to test images; what is drawn is kept in ``options.pictures`` and ``options.filled_in``."""
     images, test = (image.load_images(options.images / name) for name in (TRAIN, TEST))
     encode, n = ResNet20.load(options.images / WEIGHTS), options.n_images
     truth = encode(test.pixels)
@@ -86,11 +86,15 @@ def score(options: argparse.Namespace) -> Iterator[dict]:
 
     generator = torch.Generator().manual_seed(options.seed)
     groups = [row("-", "", group)["distance"] for group in images.pixels.split(n) if len(group) == n]
-    yield {"schedule": "-", "images": f"training images, mean of {len(groups)} groups", "distance": np.mean(groups)}
+    yield {
+        "schedule": "-",
+        "images": f"training images, mean of {len(groups)} groups",
+        "distance": float(np.mean(groups)),
+    }
     yield {
         "schedule": "-",
         "images": "training images, standard deviation of these",
-        "distance": np.std(groups, ddof=1),
+        "distance": float(np.std(groups, ddof=1)),
     }
     gaussian = gaussian_images(images.pixels, n, generator)
     yield row("-", "a normal law of pixels", gaussian)
@@ -107,7 +111,7 @@ def score(options: argparse.Namespace) -> Iterator[dict]:
             yield row(schedule, f"{told}, attrition {attrition or 0:g}", found)
         by_class = torch.eye(N_CLASSES).repeat(N_ROWS, 1)
         options.pictures[schedule] = generated(denoiser, by_class, options, conditions=by_class, attrition=0.01)
-        options.pictures[f"{schedule}, lower half filled in (first row: true)"] = filled_in(denoiser, test, options)
+        options.filled_in[f"{schedule}, lower half filled in (first row: true)"] = filled_in(denoiser, test, options)
 
 
 def filled_in(denoiser: image.ImageDenoiser, test: image.Images, options: argparse.Namespace) -> Tensor:
@@ -129,8 +133,8 @@ def filled_in(denoiser: image.ImageDenoiser, test: image.Images, options: argpar
 
 
 def figure(pictures: dict[str, Tensor]) -> plt.Figure:
-    fig, axes = plt.subplots(len(pictures), 1, figsize=(6.5, 2.9 * len(pictures)), layout="constrained")
-    for ax, (name, pixels) in zip(axes, pictures.items(), strict=True):
+    fig, axes = plt.subplots(len(pictures), 1, figsize=(6.5, 2.9 * len(pictures)), layout="constrained", squeeze=False)
+    for ax, (name, pixels) in zip(axes.flat, pictures.items(), strict=True):
         shown = pixels[: N_ROWS * N_CLASSES].view(N_ROWS, N_CLASSES, *pixels.shape[1:])
         ax.imshow(shown.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2))
         ax.set_title(name)
@@ -164,13 +168,13 @@ def main() -> None:
         "--weights", type=Path, help="folder that keeps weights for a later run of the same code and data"
     )
     parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="generated images; those with a half filled in are drawn beside it")
     options = parser.parse_args()
     if not N_ROWS * N_CLASSES <= options.n_images <= MAX_IMAGES:
         parser.error(f"--n-images must be between {N_ROWS * N_CLASSES} and {MAX_IMAGES}")
     torch.set_num_threads(options.threads)
     mpl.use("Agg")
-    options.pictures, rows = {}, []
+    options.pictures, options.filled_in, rows = {}, {}, []
     for found in score(options):
         rows.append(found)
         print(found, flush=True)
@@ -180,6 +184,7 @@ def main() -> None:
         options.markdown.write_text(table)
     if options.figure is not None:
         figure(options.pictures).savefig(options.figure, dpi=120)
+        figure(options.filled_in).savefig(options.figure.with_stem(f"{options.figure.stem}_filled_in"), dpi=120)
 
 
 if __name__ == "__main__":
