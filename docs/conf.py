@@ -63,8 +63,10 @@ if os.environ.get("READTHEDOCS"):
     extensions.append("sphinx.ext.intersphinx")
 
 # Only names of other projects and of Python itself; a broken reference to this package fails the build.
-_THIRD_PARTY = "anndata|collections|lightning|matplotlib|mudata|numpy|np|pandas|pd|scanpy|scipy|scvi|torch|typing"
-_BUILTINS = "bool|dict|float|int|list|str|tuple|object|None|KeyError|RuntimeError|TypeError|ValueError"
+_THIRD_PARTY = (
+    "anndata|collections|lightning|matplotlib|mudata|numpy|np|pandas|pathlib|pd|scanpy|scipy|scvi|torch|typing"
+)
+_BUILTINS = r"bool|dict|float|int|list|str|tuple|object|None|\w+Error"
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_THIRD_PARTY})\..+"),
     (r"py:.*", rf"({_BUILTINS})"),

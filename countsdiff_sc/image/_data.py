@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,15 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Images(NamedTuple):
-    """Pixels and conditions of ``N`` images."""
+@dataclass(frozen=True)
+class Images:
+    """Pixels and conditions of ``N`` images.
+
+    Parameters
+    ----------
+    pixels
+        Brightness, 0 to 255, uint8; shape ``(N, channels, height, width)``.
+    conditions
+        What is known about each, shape ``(N, L)``. All zeros say that nothing is.
+    names
+        Names of the ``L`` conditions.
+    """
 
     pixels: Tensor
-    """Brightness, 0 to 255, uint8; shape ``(N, channels, height, width)``."""
     conditions: Tensor
-    """What is known about each, shape ``(N, L)``. All zeros say that nothing is."""
     names: tuple[str, ...]
-    """Names of the ``L`` conditions."""
 
 
 def load_images(path: str | Path) -> Images:

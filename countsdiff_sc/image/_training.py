@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from tqdm.auto import trange
@@ -75,7 +77,7 @@ def train(
         If a loss is not finite; the denoiser is of no use then.
     """
     denoiser.check_pixels(images.pixels)
-    images = images._replace(conditions=denoiser.checked_conditions(images.conditions, len(images.pixels)))
+    images = replace(images, conditions=denoiser.checked_conditions(images.conditions, len(images.pixels)))
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size)):
         check_number(name, value, low=1, integer=True)
     for name, value in (("p_uncond", p_uncond), ("ema_decay", ema_decay)):

@@ -1,6 +1,7 @@
 """Training, generation and filling in, on 8 x 8 images."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,12 +188,12 @@ def test_nothing_missing_leaves_everything(learned):
 def test_images_that_do_not_fit_are_refused():
     images, denoiser = two_kinds(), untrained()
     for wrong, match in [
-        (images._replace(pixels=images.pixels.float()), "Pixels are torch.float32"),
-        (images._replace(pixels=images.pixels[:0]), "at least one image"),
-        (images._replace(pixels=images.pixels.repeat(1, 3, 1, 1)), r"\(N, 1, height, width\)"),
-        (images._replace(pixels=images.pixels[:, :, :7]), "multiples of 2"),
-        (images._replace(conditions=torch.eye(3)), r"conditions has shape \(3, 3\)"),
-        (images._replace(conditions=torch.full((2, 2), torch.nan)), "not finite"),
+        (replace(images, pixels=images.pixels.float()), "Pixels are torch.float32"),
+        (replace(images, pixels=images.pixels[:0]), "at least one image"),
+        (replace(images, pixels=images.pixels.repeat(1, 3, 1, 1)), r"\(N, 1, height, width\)"),
+        (replace(images, pixels=images.pixels[:, :, :7]), "multiples of 2"),
+        (replace(images, conditions=torch.eye(3)), r"conditions has shape \(3, 3\)"),
+        (replace(images, conditions=torch.full((2, 2), torch.nan)), "not finite"),
     ]:
         with pytest.raises(ValueError, match=match):
             train(denoiser, wrong, n_steps=1, **QUIET)
