@@ -10,6 +10,7 @@ import torch
 
 from countsdiff_sc._cuda_graph import StepRecorder
 from countsdiff_sc._module import LOSS_BY_CELL, CountsDiffModule
+from countsdiff_sc._one_cycle import MIN_WARMUP_FRACTION, one_cycle
 from countsdiff_sc._thread_budget import ThreadBudget
 from countsdiff_sc._validation import check_number
 
@@ -17,8 +18,6 @@ from countsdiff_sc._validation import check_number
 BETAS = (0.9, 0.95)
 #: Decay of weights by default.
 WEIGHT_DECAY = 0.05
-#: Least fraction of the steps in which the learning rate rises: the schedule needs a step to rise in.
-MIN_WARMUP_FRACTION = 1e-3
 #: Largest gradient norm by default: so low that practically every step reaches it.
 MAX_GRADIENT = 0.03
 #: Learning rates of some parameters, by the end of their names, relative to that of the others. The dispersion of all genes, and how
@@ -174,11 +173,7 @@ class CountsDiffTrainingPlan(pl.LightningModule):
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             return optimizer
-        # The schedule divides by the length of its rise, less one step.
-        total_steps = max(int(n_steps) + 1, int(1.0 / self.warmup_fraction) + 1)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [group["lr"] for group in groups], total_steps=total_steps, pct_start=self.warmup_fraction
-        )
+        scheduler = one_cycle(optimizer, n_steps, warmup_fraction=self.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

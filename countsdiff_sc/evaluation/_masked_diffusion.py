@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from countsdiff_sc._one_cycle import one_cycle
 from countsdiff_sc._training_defaults import default_max_epochs
 from countsdiff_sc._validation import check_choice, check_number
 
@@ -243,10 +244,7 @@ class MaskedDiffusion:
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": biases, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
         n_steps = n_epochs * math.ceil(len(cells) / self.batch_size)
-        total_steps = max(n_steps + 1, 11)  # it divides by zero at 10
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, LR, total_steps=total_steps, pct_start=WARMUP_FRACTION
-        )
+        schedule = one_cycle(optimizer, n_steps, warmup_fraction=WARMUP_FRACTION)
         average = copy.deepcopy(net).requires_grad_(False).eval()
         best, best_loss, step = copy.deepcopy(average.state_dict()), math.inf, 0
         for _ in range(n_epochs):

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from countsdiff_sc._moving_average import MovingAverage
+from countsdiff_sc._one_cycle import MIN_WARMUP_FRACTION, one_cycle
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.process import bound_integrand, get_time_distribution, thin
 
@@ -17,8 +18,6 @@ from ._denoiser import ImageDenoiser
 
 #: Largest gradient norm.
 MAX_GRADIENT = 1.0
-#: Least fraction of the steps in which the learning rate rises: the schedule needs a step to rise in.
-MIN_WARMUP_FRACTION = 1e-3
 
 
 def train(
@@ -86,11 +85,8 @@ def train(
     check_number("lr", lr, low=0)
     times = get_time_distribution(time_distribution)
     weighting, device = times.weighting(loss_weighting), next(denoiser.parameters()).device
-    # The first of the betas is cycled too, against the learning rate.
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=lr, betas=(0.95, 0.99), fused=True)
-    # It divides by the steps of the rise less one.
-    total_steps = max(int(n_steps) + 1, int(1.0 / warmup_fraction) + 1)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps, pct_start=float(warmup_fraction))
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
+    cycle = one_cycle(optimizer, n_steps, warmup_fraction=warmup_fraction)
     average, losses = MovingAverage(denoiser, ema_decay), []
     denoiser.train()
     for _ in trange(n_steps, desc="Training", disable=not progress):
