@@ -57,7 +57,7 @@ def trained(schedule: str, images: image.Images, options: argparse.Namespace) ->
     if kept and kept.exists():
         denoiser.load_state_dict(torch.load(kept, map_location=options.device, weights_only=True))
         return denoiser
-    generator, start = torch.Generator().manual_seed(options.seed), time.perf_counter()
+    generator, start = torch.Generator(options.device).manual_seed(options.seed), time.perf_counter()
     losses = image.train(
         denoiser, images, n_steps=options.steps, batch_size=options.batch_size, lr=options.lr, generator=generator
     )

@@ -6,8 +6,8 @@ steps, samplers and losses; only the network differs. Not imported with the pack
 """
 
 from ._data import Images, load_images
-from ._denoiser import MAX_PIXEL, ImageDenoiser
+from ._denoiser import ImageDenoiser
 from ._sampling import inpaint, sample
 from ._training import train
 
-__all__ = ["MAX_PIXEL", "ImageDenoiser", "Images", "inpaint", "load_images", "sample", "train"]
+__all__ = ["ImageDenoiser", "Images", "inpaint", "load_images", "sample", "train"]

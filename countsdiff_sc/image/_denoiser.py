@@ -62,8 +62,8 @@ class ImageDenoiser(nn.Module):
 
     Examples
     --------
-    >>> denoiser = ImageDenoiser(widths=(8, 8))  # doctest: +SKIP
-    >>> denoiser(torch.zeros(2, 3, 8, 8), torch.ones(2)).shape  # doctest: +SKIP
+    >>> denoiser = ImageDenoiser(widths=(8, 8))
+    >>> denoiser(torch.zeros(2, 3, 8, 8), torch.ones(2)).shape
     torch.Size([2, 3, 8, 8])
     """
 
@@ -147,48 +147,6 @@ class ImageDenoiser(nn.Module):
         r""":math:`(255 - x_t)\, q (1 - p) / (1 - q p)` for the logit of ``q``; shapes that broadcast."""
         # The logit of the fraction is that of q, plus log(1 - p).
         return (MAX_PIXEL - x_t) * torch.sigmoid(logit_brightness + torch.log1p(-survival_prob))
-
-    def check_pixels(self, pixels: Tensor) -> None:
-        """Raise unless pixels, of shape ``(N, channels, height, width)``, are counts that fit the network."""
-        check_tensor("pixels", pixels)
-        if pixels.dtype != torch.uint8:
-            msg = (
-                f"Pixels are {pixels.dtype}. They must be uint8, counts between 0 and {MAX_PIXEL}. Convert them, as with "
-                "pixels.round().to(torch.uint8)."
-            )
-            raise ValueError(msg)
-        is_image = pixels.ndim == 4 and len(pixels) > 0 and pixels.shape[1] == self.n_channels
-        if not is_image or any(side % self.side_multiple for side in pixels.shape[2:]):
-            msg = (
-                f"Pixels have shape {tuple(pixels.shape)}. The denoiser needs (N, {self.n_channels}, height, width) of at least one "
-                f"image, with sides that are multiples of {self.side_multiple}. Pad or crop the images, or make a denoiser for these."
-            )
-            raise ValueError(msg)
-
-    def checked_conditions(self, conditions: Tensor | None, n_images: int) -> Tensor:
-        """Conditions of each image, float, shape ``(n_images, L)``: zeros for None; an error unless they fit."""
-        if conditions is None:
-            return torch.zeros(n_images, self.n_conditions)
-        check_tensor("conditions", conditions)
-        if conditions.ndim != 2 or conditions.shape[1] != self.n_conditions or len(conditions) not in (1, n_images):
-            msg = (
-                f"conditions has shape {tuple(conditions.shape)}. For {n_images} images the denoiser needs ({n_images}, "
-                f"{self.n_conditions}), or one row for all. Pass such a tensor, or None."
-            )
-            raise ValueError(msg)
-        if not bool(torch.isfinite(conditions).all()):
-            msg = (
-                "conditions has values that are not finite. The network cannot read them. Put 0 where nothing is known."
-            )
-            raise ValueError(msg)
-        return conditions.float().expand(n_images, -1)
-
-
-def check_tensor(name: str, value: object) -> None:
-    """Raise ``TypeError`` unless ``value`` is a tensor."""
-    if not isinstance(value, Tensor):
-        msg = f"{name} is a {type(value).__name__}. It must be a tensor. Pass torch.as_tensor({name})."
-        raise TypeError(msg)
 
 
 def _unet_class() -> type[nn.Module]:

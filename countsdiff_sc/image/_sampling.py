@@ -11,8 +11,10 @@ from tqdm.auto import tqdm
 
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.process import geometric_guidance, sample_conditioned, sample_remasked
+from countsdiff_sc.process._samplers import Denoise
 
-from ._denoiser import MAX_PIXEL, ImageDenoiser, check_tensor
+from ._checks import check_pixels, conditions_of, mask_of
+from ._denoiser import MAX_PIXEL, ImageDenoiser
 
 #: The paper's rule: predictions are rounded up or down at random.
 _BIRTHS = "stochastic"
@@ -73,6 +75,7 @@ def sample(
     for side in (height, width):
         check_number("size", side, low=1, integer=True)
     nothing = torch.zeros(n_images, denoiser.n_channels, height, width, dtype=torch.uint8)
+    check_pixels(nothing, denoiser)
     everything = torch.ones_like(nothing, dtype=torch.bool)
     sampler = partial(sample_conditioned, n_steps=n_steps, attrition=attrition, births=_BIRTHS, generator=generator)
     filling = {"conditions": conditions, "guidance_scale": guidance_scale, "batch_size": batch_size}
@@ -118,34 +121,17 @@ def inpaint(
     TypeError, ValueError
         If pixels, mask, conditions or numbers do not fit the denoiser, are none, or are out of range.
     """
-    denoiser.check_pixels(pixels)
+    check_pixels(pixels, denoiser)
     for name, value in (("n_steps", n_steps), ("n_resample", n_resample), ("resample_window", resample_window)):
         check_number(name, value, low=1, integer=True)
     options = {"n_resample": n_resample, "resample_window": resample_window, "known_path": known_path}
     sampler = partial(
         sample_remasked, n_steps=n_steps, attrition=attrition, births=_BIRTHS, generator=generator, **options
     )
-    missing_mask = _as_mask_of(pixels, missing_mask)
+    missing_mask = mask_of(pixels, missing_mask)
     filling = {"conditions": conditions, "guidance_scale": guidance_scale, "batch_size": batch_size}
     n_passes = 1 + (n_steps - 1) * n_resample
     return _fill(denoiser, pixels, missing_mask, sampler, **filling, n_passes=n_passes, progress=progress)
-
-
-def _as_mask_of(pixels: Tensor, missing_mask: Tensor) -> Tensor:
-    check_tensor("missing_mask", missing_mask)
-    if missing_mask.dtype != torch.bool:
-        msg = f"missing_mask is {missing_mask.dtype}. It must be bool, True where a pixel is missing. Convert it, as with mask > 0."
-        raise ValueError(msg)
-    # Of three axes the first could be images or channels.
-    shape = (1, 1, *missing_mask.shape) if missing_mask.ndim == 2 else tuple(missing_mask.shape)
-    is_fit = len(shape) == 4 and shape[2:] == pixels.shape[2:]
-    if not is_fit or any(n not in (1, of) for n, of in zip(shape, pixels.shape, strict=True)):
-        msg = (
-            f"missing_mask has shape {tuple(missing_mask.shape)}, and pixels {tuple(pixels.shape)}. It must have theirs, or (height, "
-            "width), or 1 for the number of images or channels. Pass such a mask, as missing_mask[:, None] of one per image."
-        )
-        raise ValueError(msg)
-    return missing_mask.view(shape).expand_as(pixels)
 
 
 @torch.no_grad()
@@ -162,28 +148,33 @@ def _fill(
     progress: bool,
 ) -> Tensor:
     """Run a sampler of :mod:`countsdiff_sc.process` on one batch of images after another."""
-    denoiser.check_pixels(pixels)
     check_number("guidance_scale", guidance_scale, low=0)
     check_number("batch_size", batch_size, low=1, integer=True)
     if guidance_scale != 1.0 and conditions is None:
         msg = f"guidance_scale={guidance_scale} has no conditions to guide by. It strengthens those given. Pass conditions, or 1."
         raise ValueError(msg)
-    conditions = denoiser.checked_conditions(conditions, len(pixels))
+    conditions = conditions_of(len(pixels), conditions, denoiser)
     device, filled = next(denoiser.parameters()).device, []
     denoiser.eval()
     batches = list(zip(*(tensor.split(int(batch_size)) for tensor in (pixels, missing_mask, conditions)), strict=True))
     with tqdm(total=len(batches) * n_passes, desc="Sampling", disable=not progress) as bar:
         for batch in batches:
             x_known, missing, known_conditions = (tensor.to(device) for tensor in batch)
-
-            def denoise(x_t: Tensor, t: Tensor, known_conditions=known_conditions) -> tuple[Tensor, Tensor]:
-                bar.update()
-                t = t.expand(len(x_t))
-                expected = denoiser(x_t, t, known_conditions)
-                if guidance_scale != 1.0:
-                    guided = geometric_guidance(expected, denoiser(x_t, t), guidance_scale)
-                    expected = torch.minimum(guided, MAX_PIXEL - x_t)
-                return expected, torch.ones_like(expected)  # rounding has no use for a dispersion
-
+            denoise = _bind(denoiser, known_conditions, guidance_scale, bar)
             filled.append(sampler(denoise, x_known.float(), missing, denoiser.schedule).to("cpu", torch.uint8))
     return torch.cat(filled)
+
+
+def _bind(denoiser: ImageDenoiser, conditions: Tensor, guidance_scale: float, bar: tqdm) -> Denoise:
+    """Close the denoiser over conditions and guidance, in the form that samplers call."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        bar.update()
+        t = t.expand(len(x_t))
+        expected = denoiser(x_t, t, conditions)
+        if guidance_scale != 1.0:
+            guided = geometric_guidance(expected, denoiser(x_t, t), guidance_scale)
+            expected = torch.minimum(guided, MAX_PIXEL - x_t)
+        return expected, torch.ones_like(expected)  # rounding has no use for a dispersion
+
+    return denoise

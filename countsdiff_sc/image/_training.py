@@ -13,6 +13,7 @@ from countsdiff_sc._one_cycle import MIN_WARMUP_FRACTION, one_cycle
 from countsdiff_sc._validation import check_number
 from countsdiff_sc.process import bound_integrand, get_time_distribution, thin
 
+from ._checks import check_pixels, conditions_of
 from ._data import Images
 from ._denoiser import ImageDenoiser
 
@@ -43,7 +44,7 @@ def train(
     denoiser
         Trained in place, on the device that it is on.
     images
-        Pixels and conditions, on the CPU, see :func:`load_images`.
+        Pixels and conditions, see :func:`load_images`. They are moved to the denoiser's device, all at once.
     n_steps
         Minibatches. The paper has up to 1.3 million.
     batch_size
@@ -61,7 +62,7 @@ def train(
     progress
         Whether a progress bar is shown.
     generator
-        Source of randomness on the CPU; initial weights are drawn where the denoiser is made.
+        Source of randomness on the denoiser's device; initial weights are drawn where the denoiser is made.
 
     Returns
     -------
@@ -75,8 +76,8 @@ def train(
     FloatingPointError
         If a loss is not finite; the denoiser is of no use then.
     """
-    denoiser.check_pixels(images.pixels)
-    images = replace(images, conditions=denoiser.checked_conditions(images.conditions, len(images.pixels)))
+    check_pixels(images.pixels, denoiser)
+    conditions_of_all = conditions_of(len(images.pixels), images.conditions, denoiser)
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size)):
         check_number(name, value, low=1, integer=True)
     for name, value in (("p_uncond", p_uncond), ("ema_decay", ema_decay)):
@@ -85,15 +86,15 @@ def train(
     check_number("lr", lr, low=0)
     times = get_time_distribution(time_distribution)
     weighting, device = times.weighting(loss_weighting), next(denoiser.parameters()).device
+    images = replace(images, pixels=images.pixels.to(device), conditions=conditions_of_all.to(device))  # once
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
     cycle = one_cycle(optimizer, n_steps, warmup_fraction=warmup_fraction)
     average, losses = MovingAverage(denoiser, ema_decay), []
     denoiser.train()
     for _ in trange(n_steps, desc="Training", disable=not progress):
         x_0, conditions = _minibatch(images, batch_size, p_uncond=p_uncond, flip=flip, generator=generator)
-        t = times.at(denoiser.schedule, torch.rand(batch_size, generator=generator))
+        t = times.at(denoiser.schedule, torch.rand(batch_size, generator=generator, device=device))
         x_t = thin(x_0, denoiser.schedule.survival_prob(t).view(-1, 1, 1, 1), generator=generator)
-        x_0, x_t, t, conditions = (tensor.to(device) for tensor in (x_0, x_t, t, conditions))
         by_image = bound_integrand(x_0 - x_t, denoiser(x_t, t, conditions)).mean((1, 2, 3))
         loss = (weighting(denoiser.schedule, t) * by_image).mean()
         optimizer.zero_grad()
@@ -120,8 +121,9 @@ def _minibatch(
     images: Images, n: int, *, p_uncond: float, flip: bool, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Random images as counts, some of them mirrored, and their conditions, some of them hidden."""
-    chosen = torch.randint(len(images.pixels), (n,), generator=generator)
-    is_mirrored, is_known = torch.rand(2, n, generator=generator) < torch.tensor([[0.5 * flip], [1.0 - p_uncond]])
+    device = images.pixels.device
+    chosen = torch.randint(len(images.pixels), (n,), generator=generator, device=device)
+    uniform = torch.rand(2, n, generator=generator, device=device)
     x_0 = images.pixels[chosen].float()
-    x_0 = torch.where(is_mirrored.view(-1, 1, 1, 1), x_0.flip(3), x_0)
-    return x_0, images.conditions[chosen] * is_known.unsqueeze(1)
+    x_0 = torch.where(uniform[0].view(-1, 1, 1, 1) < 0.5 * flip, x_0.flip(3), x_0)
+    return x_0, images.conditions[chosen] * (uniform[1] < 1.0 - p_uncond).unsqueeze(1)

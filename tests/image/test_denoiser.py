@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from countsdiff_sc.image import MAX_PIXEL, ImageDenoiser
+from countsdiff_sc.image import ImageDenoiser
+from countsdiff_sc.image._checks import conditions_of
+from countsdiff_sc.image._denoiser import MAX_PIXEL
 from countsdiff_sc.process import get_schedule, thin
 
 pytest.importorskip("diffusers")
@@ -101,8 +103,8 @@ def test_widths_must_fit(widths, error, match):
 def test_conditions_of_any_type_are_read_as_numbers():
     denoiser = make(n_conditions=2)
     for conditions in (torch.eye(2).long(), torch.eye(2).bool(), torch.eye(2).double()):
-        assert torch.equal(denoiser.checked_conditions(conditions, 2), torch.eye(2))
-    assert torch.equal(denoiser.checked_conditions(torch.tensor([[1, 0]]), 3), torch.tensor([[1.0, 0.0]] * 3))
+        assert torch.equal(conditions_of(2, conditions, denoiser), torch.eye(2))
+    assert torch.equal(conditions_of(3, torch.tensor([[1, 0]]), denoiser), torch.tensor([[1.0, 0.0]] * 3))
 
 
 @pytest.mark.parametrize("name", ["n_channels", "n_conditions", "layers_per_block", "dropout"])
