@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from countsdiff_sc import process
+from countsdiff_sc._one_cycle import one_cycle
 from countsdiff_sc.evaluation._categorical import CountClasses
 from countsdiff_sc.evaluation._masked_diffusion import remdm_sample
 
@@ -191,7 +192,7 @@ def fit(
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=n_steps + 1, pct_start=0.1)
+    schedule = one_cycle(optimizer, n_steps, warmup_fraction=0.1)
     average = copy.deepcopy(model).requires_grad_(False)
     for step in range(1, n_steps + 1):
         rows = torch.randint(len(train), (BATCH_SIZE,), generator=generator)
